@@ -1,0 +1,4 @@
+//! Models: configuration → forward.
+
+pub mod config;
+pub use config::{ModelConfig, Rope, RopeScaling};

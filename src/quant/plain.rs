@@ -1,0 +1,73 @@
+//! Unquantized weights: f32, f16, bf16. `w = item`.
+
+use super::{Codec, Family, Field, Kind, Packed, Section, interchangeable};
+use std::any::Any;
+use std::sync::Arc;
+
+/// f32, f16, bf16.
+pub static FAMILY: Family = Family {
+    name: "plain",
+    about: "unquantized f32, f16 or bf16",
+    wgsl: "plain.wgsl",
+    samples: || [Kind::F32, Kind::F16, Kind::Bf16].into_iter().map(|k| Plain::new(k) as _).collect(),
+};
+
+/// Weights as they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plain {
+    kind: Kind,
+}
+
+impl Plain {
+    /// A plain codec of `kind` (never [`Kind::Code`]).
+    pub fn new(kind: Kind) -> Arc<Self> {
+        Arc::new(Self { kind })
+    }
+}
+
+impl Codec for Plain {
+    fn family(&self) -> &'static Family {
+        &FAMILY
+    }
+
+    fn name(&self) -> String {
+        match self.kind {
+            Kind::F32 => "f32".into(),
+            Kind::F16 => "f16".into(),
+            Kind::Bf16 => "bf16".into(),
+            Kind::Code(bits) => format!("u{bits}"),
+        }
+    }
+
+    fn fields(&self) -> Vec<Field> {
+        vec![Field { name: "weights", kind: self.kind, run: 1 }]
+    }
+
+    fn sections(&self) -> Vec<Section> {
+        let bits = self.kind.bits();
+        vec![Section { binding: 0, field: 0, shift: 0, bits, cell: 128 / bits as usize }]
+    }
+
+    fn constants(&self) -> Vec<(&'static str, u32)> {
+        let format = match self.kind {
+            Kind::F32 => 0,
+            Kind::F16 => 1,
+            _ => 2,
+        };
+        vec![("FORMAT", format)]
+    }
+
+    fn decode_row(&self, packed: &Packed, row: usize, out: &mut [f32]) {
+        for (k, w) in out.iter_mut().enumerate() {
+            *w = self.kind.value(packed.item(0, row, k)) as f32;
+        }
+    }
+
+    fn fuse(&self, parts: &[(&dyn Codec, usize)]) -> Option<Arc<dyn Codec>> {
+        interchangeable(parts).then(|| Arc::new(self.clone()) as _)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
