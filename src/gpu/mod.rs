@@ -1,0 +1,8 @@
+//! The GPU side: adapters and capabilities, shader linking, pipelines, recordings that replay.
+
+pub mod context;
+pub mod link;
+mod pipeline;
+pub mod recorder;
+
+pub use context::{AdapterChoice, Capabilities, Context, LimitSet, Options};
