@@ -15,10 +15,13 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
+pub mod hadamard;
 pub mod int;
 pub mod lookup;
 mod packed;
 pub mod plain;
+#[cfg(test)]
+mod testing;
 pub use packed::{Packed, Run, pack};
 
 /// Rows that lie side by side in the packed form.
