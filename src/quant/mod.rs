@@ -15,6 +15,7 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
+pub mod e8p;
 pub mod hadamard;
 pub mod int;
 pub mod lookup;
@@ -42,7 +43,7 @@ pub struct Family {
 }
 
 /// All codecs. Help texts, shader validation, `verify` and tests walk this table.
-pub static CODECS: &[&Family] = &[&plain::FAMILY, &int::FAMILY, &lookup::FAMILY];
+pub static CODECS: &[&Family] = &[&plain::FAMILY, &int::FAMILY, &lookup::FAMILY, &e8p::FAMILY];
 
 /// How an item is to be understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
