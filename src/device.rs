@@ -207,7 +207,13 @@ impl Device {
     }
 
     /// A matrix of plain f32 rows, for small things (LoRA, tests).
-    pub fn dense(&self, label: &str, codec: Arc<dyn Codec>, shape: Shape, items: Vec<Vec<u32>>) -> Result<Matrix> {
+    pub fn dense(
+        &self,
+        label: &str,
+        codec: Arc<dyn Codec>,
+        shape: Shape,
+        items: Vec<Vec<u32>>,
+    ) -> Result<Matrix> {
         let matrix = self.matrix(label, codec, shape)?;
         let extent = crate::quant::Extent { rows: 0..shape.rows, cols: 0..shape.cols };
         matrix.write_piece(self, &Piece { extent, items })?;

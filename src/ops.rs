@@ -241,7 +241,9 @@ impl Op {
                 }
                 Ok(())
             }
-            Op::Rope { heads, qkv, .. } => check("qkv", qkv, heads.offsets[2] + heads.kv_heads * heads.head_dim),
+            Op::Rope { heads, qkv, .. } => {
+                check("qkv", qkv, heads.offsets[2] + heads.kv_heads * heads.head_dim)
+            }
             Op::Attention { heads, out, .. } => check("attention output", out, heads.heads * heads.head_dim),
             Op::SwiGlu { x, gate, up, out } => check("gate and up", x, gate.max(up) + out.cols),
             Op::Argmax { .. } => Ok(()),

@@ -153,7 +153,9 @@ async fn usable(instance: &wgpu::Instance) -> Vec<wgpu::Adapter> {
     }
     all.retain(|a| {
         let compute = a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS);
-        compute && a.limits().max_storage_buffers_per_shader_stage >= 8 && a.get_info().backend != wgpu::Backend::Noop
+        compute
+            && a.limits().max_storage_buffers_per_shader_stage >= 8
+            && a.get_info().backend != wgpu::Backend::Noop
     });
     all.sort_by_key(|a| rank(&a.get_info()));
     all
@@ -162,10 +164,10 @@ async fn usable(instance: &wgpu::Instance) -> Vec<wgpu::Adapter> {
 fn features(adapter: &wgpu::Adapter, without: &[String]) -> wgpu::Features {
     let mut wanted = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
     if without.iter().any(|w| w == "f16") {
-        wanted -= wgpu::Features::SHADER_F16;
+        wanted.remove(wgpu::Features::SHADER_F16);
     }
     if without.iter().any(|w| w == "subgroups") {
-        wanted -= wgpu::Features::SUBGROUP;
+        wanted.remove(wgpu::Features::SUBGROUP);
     }
     wanted & adapter.features()
 }
@@ -253,7 +255,10 @@ fn choose(adapters: Vec<wgpu::Adapter>, choice: &AdapterChoice) -> Result<(usize
         )),
         None => {
             let list: Vec<String> = names.iter().enumerate().map(|(i, n)| format!("{i}: {n}")).collect();
-            Err(Error::AdapterMissing(format!("no adapter matches {choice:?}; there are {}", list.join("; "))))
+            Err(Error::AdapterMissing(format!(
+                "no adapter matches {choice:?}; there are {}",
+                list.join("; ")
+            )))
         }
     }
 }
@@ -368,7 +373,9 @@ impl Context {
         let capabilities = &self.shared.capabilities;
         if bytes > capabilities.max_buffer || bytes > capabilities.max_binding {
             let most = capabilities.max_buffer.min(capabilities.max_binding);
-            return Err(Error::OutOfMemory(format!("{label} takes {bytes} bytes, a buffer holds {most} here")));
+            return Err(Error::OutOfMemory(format!(
+                "{label} takes {bytes} bytes, a buffer holds {most} here"
+            )));
         }
         let total = self.shared.allocated.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if let Some(budget) = capabilities.memory_budget.filter(|&b| total > b) {

@@ -25,6 +25,7 @@ macro_rules! parts {
 }
 
 parts![
+    "codecs/e8p12.wgsl",
     "codecs/plain.wgsl",
     "codecs/int.wgsl",
     "codecs/lookup.wgsl",

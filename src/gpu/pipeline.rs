@@ -7,8 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
 /// The dialect that this build talks to.
-pub(crate) const DIALECT: Dialect =
-    if cfg!(target_arch = "wasm32") { Dialect::Web } else { Dialect::Native };
+pub(crate) const DIALECT: Dialect = if cfg!(target_arch = "wasm32") { Dialect::Web } else { Dialect::Native };
 
 /// Pipelines by linked text.
 #[derive(Default)]
@@ -56,7 +55,8 @@ impl Context {
             label,
             source: wgpu::ShaderSource::Wgsl(source.text.as_str().into()),
         };
-        let checks = wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() };
+        let checks =
+            wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() };
         // SAFETY: only the bound on loop iterations is dropped, memory accesses stay checked. Every loop of our
         // kernels counts to a size that the host passes, so it ends.
         let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };

@@ -1,1 +1,4 @@
-//! suite
+//! One integration binary: links once, runs everything.
+
+mod adapters;
+mod kernels;
