@@ -15,10 +15,14 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
+pub mod e8p;
+pub mod hadamard;
 pub mod int;
 pub mod lookup;
 mod packed;
 pub mod plain;
+#[cfg(test)]
+mod testing;
 pub use packed::{Packed, Run, pack};
 
 /// Rows that lie side by side in the packed form.
@@ -39,7 +43,7 @@ pub struct Family {
 }
 
 /// All codecs. Help texts, shader validation, `verify` and tests walk this table.
-pub static CODECS: &[&Family] = &[&plain::FAMILY, &int::FAMILY, &lookup::FAMILY];
+pub static CODECS: &[&Family] = &[&plain::FAMILY, &int::FAMILY, &lookup::FAMILY, &e8p::FAMILY];
 
 /// How an item is to be understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
