@@ -50,7 +50,9 @@ const MAX_STATE: u64 = 1 << 16;
 async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
     let (rows, cols) = (module.rows, module.cols);
     let Some((tensor, name)) = state(module) else {
-        return Err(Error::unsupported("LLM.int8 of bitsandbytes").tensor(module.name).expected("NF4 or FP4"));
+        return Err(Error::unsupported("LLM.int8 of bitsandbytes")
+            .tensor(module.name)
+            .expected("NF4 or FP4"));
     };
     if tensor.bytes() > MAX_STATE {
         let error = Error::corrupt("quantization state too long").found(tensor.bytes());
@@ -77,7 +79,8 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
     }
     let weight = module.require("weight")?;
     if weight.bytes() != (rows * cols / 2) as u64 {
-        return Err(weight.blame(Error::corrupt("weight length mismatch"))
+        return Err(weight
+            .blame(Error::corrupt("weight length mismatch"))
             .expected(format!("{} bytes", rows * cols / 2))
             .found(weight.bytes()));
     }
@@ -151,4 +154,3 @@ impl PieceSource for Blocks {
         })
     }
 }
-

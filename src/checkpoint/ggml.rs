@@ -62,8 +62,14 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
             .remedy("quantize the model to one of these"));
     };
     let codec = Int::new(layout.bits, BLOCK, Kind::F16, layout.offset)?;
-    let data =
-        Blocks { tensor: weight.clone(), ty, layout, rows: module.rows, cols: module.cols, order: module.order };
+    let data = Blocks {
+        tensor: weight.clone(),
+        ty,
+        layout,
+        rows: module.rows,
+        cols: module.cols,
+        order: module.order,
+    };
     module.matrix(&READER, codec, Arc::new(data)).await
 }
 

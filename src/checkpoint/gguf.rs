@@ -263,7 +263,8 @@ impl<'a> Cursor<'a> {
                     .remedy("the file may be truncated: fetch it again"),
             ));
         };
-        let taken = usize::try_from(end).ok().and_then(|end| self.bytes.get(self.at..end)).ok_or(Stop::More)?;
+        let taken =
+            usize::try_from(end).ok().and_then(|end| self.bytes.get(self.at..end)).ok_or(Stop::More)?;
         self.at += taken.len();
         Ok(taken)
     }
@@ -417,7 +418,8 @@ fn parse(bytes: &[u8], source: &Arc<dyn Source>) -> Parsed<(Metadata, Vec<Tensor
             return Err(Stop::Bad(error.tensor(&tensor.name).found(offset)));
         }
         let start = data.and_then(|data| data.checked_add(offset));
-        let end = start.and_then(|start| start.checked_add(tensor.range.end)).filter(|&end| end <= source.len());
+        let end =
+            start.and_then(|start| start.checked_add(tensor.range.end)).filter(|&end| end <= source.len());
         let (Some(start), Some(end)) = (start, end) else {
             let error = Error::corrupt(format!("tensor {} ends past end of file", tensor.name));
             return Err(Stop::Bad(error.remedy("the file may be truncated: fetch it again")));
@@ -457,7 +459,9 @@ fn directory_entry(cursor: &mut Cursor, source: &Arc<dyn Source>) -> Parsed<(Ten
     let elements = dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d)).ok_or_else(overflow)?;
     if !dims[0].is_multiple_of(ty.weights as u64) {
         let expected = format!("a multiple of {}", ty.weights);
-        return Err(bad(Error::corrupt(format!("row length for {}", ty.name)).expected(expected).found(dims[0])));
+        return Err(bad(Error::corrupt(format!("row length for {}", ty.name))
+            .expected(expected)
+            .found(dims[0])));
     }
     let dtype = match ty.name {
         "F32" => Dtype::F32,
@@ -539,7 +543,9 @@ pub fn config(
         Some(length) => length,
         None if heads > 0 && hidden.is_multiple_of(heads) => hidden / heads,
         None => {
-            let what = format!("{arch}.embedding_length {hidden} is not divisible by {arch}.attention.head_count {heads}");
+            let what = format!(
+                "{arch}.embedding_length {hidden} is not divisible by {arch}.attention.head_count {heads}"
+            );
             return Err(Error::invalid(what).file(&metadata.file));
         }
     };
@@ -605,7 +611,9 @@ pub fn config(
 fn check_scaling(scaling: &RopeScaling, file: &str) -> Result<()> {
     let bad = match scaling {
         RopeScaling::Linear { factor } => (!(factor.is_finite() && *factor > 0.0)).then_some(*factor),
-        RopeScaling::Factors(all) => all.iter().find(|&&x| !(x.is_finite() && x > 0.0)).map(|&x| f64::from(x)),
+        RopeScaling::Factors(all) => {
+            all.iter().find(|&&x| !(x.is_finite() && x > 0.0)).map(|&x| f64::from(x))
+        }
         _ => None,
     };
     match bad {

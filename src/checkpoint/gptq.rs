@@ -45,9 +45,8 @@ struct Settings {
 
 fn settings(module: &Module<'_>) -> Result<Settings> {
     let keys = Keys::new(module.quantization, "config.json");
-    let unsupported = |what: String, expected: &str| {
-        Err(Error::unsupported(what).file("config.json").expected(expected))
-    };
+    let unsupported =
+        |what: String, expected: &str| Err(Error::unsupported(what).file("config.json").expected(expected));
     let missing = || Error::missing("missing bits of quantization_config").file("config.json");
     let bits = keys.size("bits")?.ok_or_else(missing)?;
     if !matches!(bits, 2 | 3 | 4 | 8) {

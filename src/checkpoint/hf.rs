@@ -202,11 +202,16 @@ fn rope(keys: &Keys, head_dim: usize, positions: usize) -> Result<(Rope, usize)>
     let positive = |key: &str| -> Result<f64> {
         let missing = || Error::missing(format!("missing {key} of rope_scaling {kind}")).file(keys.file);
         let value = inner.number(key)?.ok_or_else(missing)?;
-        if value > 0.0 { Ok(value) } else { Err(Error::invalid(format!("invalid {key} {value}")).file(keys.file)) }
+        if value > 0.0 {
+            Ok(value)
+        } else {
+            Err(Error::invalid(format!("invalid {key} {value}")).file(keys.file))
+        }
     };
     let original = inner.size("original_max_position_embeddings")?;
     // Where the original length is not told, the configuration holds it, not the stretched one.
-    let stretched = |factor: f64| if original.is_some() { positions } else { (positions as f64 * factor) as usize };
+    let stretched =
+        |factor: f64| if original.is_some() { positions } else { (positions as f64 * factor) as usize };
     let (scaling, context) = match kind {
         "default" | "none" => (RopeScaling::None, positions),
         "linear" => {
@@ -310,7 +315,9 @@ fn shards(index: &Value) -> Result<BTreeSet<String>> {
     };
     let mut shards = BTreeSet::new();
     for (tensor, shard) in map {
-        let Some(shard) = shard.as_str() else { return Err(keys.invalid("weight_map entry", shard).tensor(tensor)) };
+        let Some(shard) = shard.as_str() else {
+            return Err(keys.invalid("weight_map entry", shard).tensor(tensor));
+        };
         if shard.contains(['/', '\\', ':']) || shard == ".." {
             return Err(Error::corrupt("shard path leaves the model directory")
                 .file(INDEX)

@@ -29,7 +29,8 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
     let weight = module.require("weight")?;
     let kind = weight.expect_float()?;
     weight.expect_shape(&[module.rows, module.cols])?;
-    let data = Rows { tensor: weight.clone(), kind, cols: module.cols, rows: module.rows, order: module.order };
+    let data =
+        Rows { tensor: weight.clone(), kind, cols: module.cols, rows: module.rows, order: module.order };
     module.matrix(&READER, Plain::new(kind), Arc::new(data)).await
 }
 

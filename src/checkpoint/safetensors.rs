@@ -39,7 +39,9 @@ async fn read(source: &Arc<dyn Source>) -> Result<Vec<TensorInfo>> {
             .remedy("the download may be truncated: fetch it again"));
     }
     if length > MAX_HEADER {
-        return Err(Error::corrupt("header too long").expected(format!("at most {MAX_HEADER} bytes")).found(length));
+        return Err(Error::corrupt("header too long")
+            .expected(format!("at most {MAX_HEADER} bytes"))
+            .found(length));
     }
     let header = source.read(8..8 + length).await?;
     let entries = parse(&header)?;
@@ -61,7 +63,9 @@ fn looks_like(start: &[u8]) -> Option<&'static str> {
         Some("GGUF")
     } else if start.starts_with(b"version https://git-lfs") {
         Some("a Git LFS pointer")
-    } else if text.first() == Some(&b'<') && text.get(1).is_some_and(|b| b.is_ascii_alphabetic() || *b == b'!') {
+    } else if text.first() == Some(&b'<')
+        && text.get(1).is_some_and(|b| b.is_ascii_alphabetic() || *b == b'!')
+    {
         Some("HTML")
     } else {
         None
@@ -181,7 +185,8 @@ impl<'de> Visitor<'de> for Names<'_> {
                 return Err(de::Error::custom(format!("duplicate tensor {name}")));
             }
             self.0.tensor.clone_from(&name);
-            let entry = map.next_value_seed(Fields { header: self.0, entry: Entry { name, ..Entry::default() } })?;
+            let entry =
+                map.next_value_seed(Fields { header: self.0, entry: Entry { name, ..Entry::default() } })?;
             self.0.entries.push(entry);
             self.0.tensor.clear();
         }
