@@ -1,17 +1,33 @@
 //! Readers: on-disk layout → codes, scales, transforms, side terms. Pure Rust on bytes, nothing of the GPU.
 //!
 //! [`Checkpoint`] is what the layers above see: a configuration, matrices by their Hugging Face module names,
-//! vectors, a tokenizer. A GGUF file answers to the same names.
+//! vectors, a tokenizer. A GGUF file answers to the same names. Two containers ([`safetensors`], [`gguf`]) give a
+//! directory of tensors; [`READERS`] are told apart by the tensors that a module has.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::model::ModelConfig;
 use crate::quant::{Codec, Extent, Piece};
+use serde_json::Value;
+use source::Source;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
+pub mod bitsandbytes;
+pub mod ggml;
+pub mod gguf;
+pub mod gptq;
+pub mod hf;
+pub mod lora;
+pub mod plain;
+pub mod quip;
+pub mod safetensors;
 pub mod source;
+pub mod tensor;
 
+pub use tensor::{Dtype, RowOrder, TensorInfo, Tensors};
 /// A boxed future; `Send` is not asked for, because the browser cannot give it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
@@ -80,4 +96,534 @@ pub trait PieceSource: Send + Sync {
 
     /// Reads one of them. Items are checked: codes in range, scales finite.
     fn read<'a>(&'a self, extent: &'a Extent) -> BoxFuture<'a, Result<Piece>>;
+}
+
+/// The files of a folder by name.
+pub type Files = BTreeMap<String, Arc<dyn Source>>;
+
+/// A format: one per file of this folder.
+pub struct Reader {
+    /// `GPTQ`, `bitsandbytes` …
+    pub name: &'static str,
+    /// What of it is read, for tables and help texts.
+    pub about: &'static str,
+    /// The tensors of a module that it is told by.
+    pub signature: &'static str,
+    /// The tools that write it.
+    pub source: &'static str,
+    /// Values of `quantization_config.quant_method` that it answers to.
+    pub methods: &'static [&'static str],
+    /// Whether a module is of this format.
+    pub claims: fn(&Module<'_>) -> bool,
+    /// What `inspect` calls a module of it.
+    pub format: fn(&Module<'_>) -> &'static str,
+    /// Reads what is small and hands over the rest as a [`PieceSource`].
+    pub read: for<'a> fn(&'a Module<'a>) -> BoxFuture<'a, Result<StoredMatrix>>,
+}
+
+/// All formats; the first that claims a module reads it. Error messages, the README's table and tests walk it.
+pub static READERS: &[&Reader] =
+    &[&gptq::READER, &bitsandbytes::READER, &quip::READER, &ggml::READER, &plain::READER];
+
+/// A linear layer or an embedding as a reader is shown it.
+pub struct Module<'a> {
+    /// `model.layers.0.self_attn.q_proj`
+    pub name: &'a str,
+    /// Output features that the configuration asks for.
+    pub rows: usize,
+    /// Input features that the configuration asks for.
+    pub cols: usize,
+    /// The modules that it consists of.
+    pub slices: Vec<Slice>,
+    /// All tensors of the checkpoint.
+    pub tensors: &'a Tensors,
+    /// `quantization_config`, or what takes its place.
+    pub quantization: &'a Value,
+    /// How its rows lie on disk.
+    pub order: RowOrder,
+}
+
+impl<'a> Module<'a> {
+    /// The tensor `name.suffix`.
+    pub fn tensor(&self, suffix: &str) -> Option<&'a TensorInfo> {
+        self.tensors.get(&format!("{}.{suffix}", self.name))
+    }
+
+    /// The tensor `name.suffix`, or an error that names it.
+    pub fn require(&self, suffix: &str) -> Result<&'a TensorInfo> {
+        self.tensors.require(&format!("{}.{suffix}", self.name))
+    }
+
+    /// `quant_method` of the configuration.
+    pub fn method(&self) -> Option<&'a str> {
+        self.quantization.get("quant_method")?.as_str()
+    }
+
+    /// The reader that claims it, or an error that says what was seen.
+    fn reader(&self) -> Result<&'static Reader> {
+        if let Some(reader) = READERS.iter().find(|r| (r.claims)(self)) {
+            return Ok(reader);
+        }
+        let prefix = self.name.len() + 1;
+        let seen: Vec<String> =
+            self.tensors.under(self.name).map(|t| format!("{} {}", &t.name[prefix..], t.dtype)).collect();
+        if seen.is_empty() {
+            return Err(Error::missing(format!("missing tensor {}.weight", self.name)));
+        }
+        Err(Error::unsupported(format!("no reader knows module {}", self.name))
+            .found(seen.join(", "))
+            .remedy(supported()))
+    }
+
+    /// A matrix without transforms; the bias is read.
+    pub(crate) async fn matrix(
+        &self,
+        reader: &Reader,
+        codec: Arc<dyn Codec>,
+        data: Arc<dyn PieceSource>,
+    ) -> Result<StoredMatrix> {
+        let bias = match self.tensor("bias") {
+            None => None,
+            Some(bias) => {
+                bias.expect_shape(&[self.rows])?;
+                let stored = bias.floats(self.rows, "bias").await?;
+                Some((0..self.rows).map(|row| stored[self.order.stored(row)]).collect())
+            }
+        };
+        Ok(StoredMatrix {
+            name: self.name.to_string(),
+            rows: self.rows,
+            cols: self.cols,
+            codec,
+            input: InputTransform::None,
+            output: OutputTransform::None,
+            slices: self.slices.clone(),
+            bias,
+            data,
+            disk_bytes: self.tensors.under(self.name).map(TensorInfo::bytes).sum(),
+            format: (reader.format)(self),
+        })
+    }
+}
+
+/// `halfbyte reads GPTQ (2, 3 …), …`
+fn supported() -> String {
+    let all: Vec<String> = READERS.iter().map(|r| format!("{} ({})", r.name, r.about)).collect();
+    format!("halfbyte reads {}", all.join("; "))
+}
+
+/// Modules that some checkpoints store as one, rows in this order: QuIP#'s.
+const FUSED: &[(&str, &[&str])] =
+    &[("qkv_proj", &["q_proj", "k_proj", "v_proj"]), ("upgate_proj", &["up_proj", "gate_proj"])];
+
+/// `[out, in]` of a module of the model; `None` if it has no module of that name.
+pub fn module_shape(config: &ModelConfig, name: &str) -> Option<(usize, usize)> {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    Some(match last {
+        "q_proj" => (config.q_rows(), config.hidden),
+        "k_proj" | "v_proj" => (config.kv_rows(), config.hidden),
+        "o_proj" => (config.hidden, config.q_rows()),
+        "gate_proj" | "up_proj" => (config.ffn, config.hidden),
+        "down_proj" => (config.hidden, config.ffn),
+        "embed_tokens" | "lm_head" => (config.vocab, config.hidden),
+        _ => return None,
+    })
+}
+
+const EMBEDDING: &str = "model.embed_tokens";
+const HEAD: &str = "lm_head";
+
+/// What a tokenizer is made from.
+#[derive(Debug, Clone)]
+pub enum TokenizerFiles {
+    /// The files of a Hugging Face folder.
+    Hf {
+        /// `tokenizer.json`, unparsed.
+        tokenizer_json: Vec<u8>,
+        /// `tokenizer_config.json`.
+        tokenizer_config: Option<Value>,
+        /// `special_tokens_map.json`.
+        special_tokens_map: Option<Value>,
+        /// `chat_template.jinja`.
+        chat_template: Option<String>,
+    },
+    /// The keys `tokenizer.…` of a GGUF file.
+    Gguf(Arc<gguf::Metadata>),
+    /// There is none.
+    None,
+}
+
+/// One line of `inspect`: a module, or a tensor that belongs to none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Hugging Face name.
+    pub name: String,
+    /// `GPTQ`, `Q4_0`, `F32` …
+    pub format: String,
+    /// `[out, in]` of a module, the shape of a tensor.
+    pub shape: Vec<usize>,
+    /// Bytes on disk.
+    pub bytes: u64,
+}
+
+/// An opened model: its configuration, and a directory of its tensors.
+pub struct Checkpoint {
+    name: String,
+    config: ModelConfig,
+    tensors: Tensors,
+    quantization: Value,
+    metadata: Option<Arc<gguf::Metadata>>,
+    files: Files,
+}
+
+impl Checkpoint {
+    /// Opens a folder, a `.gguf` file, or a `.safetensors` file with its `config.json` beside it.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub async fn open(path: impl AsRef<std::path::Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        let mut checkpoint = if path.is_dir() {
+            Self::from_files(folder(path)?).await?
+        } else {
+            let file: Arc<dyn Source> = source::MappedFile::open(path)?;
+            if is_gguf(&file).await? {
+                Self::from_gguf(file).await?
+            } else {
+                safetensors::tensors(&file).await?; // complains about this file before it misses others
+                let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
+                let mut files = folder(parent.unwrap_or(std::path::Path::new(".")))?;
+                files.insert(name.clone(), file);
+                Self::from_folder(files, Some(&name)).await?
+            }
+        };
+        checkpoint.name = name;
+        Ok(checkpoint)
+    }
+
+    /// Opens a GGUF file.
+    pub async fn from_gguf(source: Arc<dyn Source>) -> Result<Self> {
+        let (metadata, all) = gguf::open(&source).await?;
+        let mut tensors = Tensors::default();
+        for tensor in all {
+            tensors.add(tensor)?;
+        }
+        metadata.architecture()?;
+        let factors = match tensors.take("rope_freqs.weight") {
+            Some(factors) => {
+                let [len] = factors.shape[..] else {
+                    return Err(factors.blame(Error::corrupt("must be a vector")));
+                };
+                Some(factors.floats(len, "factor").await?)
+            }
+            None => None,
+        };
+        let vocab = tensors.get("model.embed_tokens.weight").and_then(|t| t.shape.first().copied());
+        let config = gguf::config(&metadata, tensors.get("lm_head.weight").is_some(), vocab, factors)?;
+        Ok(Self {
+            name: source.name().to_string(),
+            config,
+            tensors,
+            quantization: Value::Null,
+            metadata: Some(Arc::new(metadata)),
+            files: Files::new(),
+        })
+    }
+
+    /// Opens a model from its files: a Hugging Face folder, or one GGUF file.
+    pub async fn from_files(files: Files) -> Result<Self> {
+        let mut ggufs = files.iter().filter(|(name, _)| name.ends_with(".gguf"));
+        match (files.contains_key("config.json"), ggufs.next(), ggufs.next()) {
+            (false, Some((_, source)), None) => Self::from_gguf(source.clone()).await,
+            (false, Some(_), Some(_)) => {
+                Err(Error::invalid("the folder holds several GGUF files").remedy("name one of them"))
+            }
+            _ => Self::from_folder(files, None).await,
+        }
+    }
+
+    /// Opens a Hugging Face folder; `only` names its one weight file.
+    async fn from_folder(files: Files, only: Option<&str>) -> Result<Self> {
+        let Some(json) = hf::json(&files, "config.json").await? else { return Err(no_config(&files)) };
+        let quantization = quantization(&json, hf::json(&files, "quantize_config.json").await?);
+        check_method(&quantization)?;
+        let generation = hf::json(&files, "generation_config.json").await?;
+        let config = hf::model_config(&json, generation.as_ref())?;
+        let tensors = hf::tensors(&files, only).await?;
+        let name = only.unwrap_or("config.json").to_string();
+        Ok(Self { name, config, tensors, quantization, metadata: None, files })
+    }
+
+    /// The file or folder that it was opened from.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The hyper-parameters.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The key/value pairs of a GGUF file.
+    pub fn metadata(&self) -> Option<&Arc<gguf::Metadata>> {
+        self.metadata.as_ref()
+    }
+
+    /// The directory of its tensors.
+    pub fn raw_tensors(&self) -> &Tensors {
+        &self.tensors
+    }
+
+    /// Bytes of all tensors.
+    pub fn disk_bytes(&self) -> u64 {
+        self.tensors.iter().map(TensorInfo::bytes).sum()
+    }
+
+    /// `GGUF`, `GPTQ`, `bitsandbytes NF4`, `bf16` …: the format of the layers.
+    pub fn format_name(&self) -> &'static str {
+        if self.metadata.is_some() {
+            return "GGUF";
+        }
+        let modules = self.module_names();
+        let format = |name: &String| {
+            let module = self.module(name)?;
+            Some((module.reader().ok()?.format)(&module))
+        };
+        let layers = modules.iter().filter(|name| name.starts_with("model.layers."));
+        layers.chain(&modules).find_map(format).unwrap_or("unknown")
+    }
+
+    /// Names of all modules that have tensors, fused ones included.
+    fn module_names(&self) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        for tensor in self.tensors.iter() {
+            let mut at = 0;
+            for part in tensor.name.split('.') {
+                at += part.len();
+                let fused = FUSED.iter().any(|(name, _)| *name == part);
+                if fused || module_shape(&self.config, part).is_some() {
+                    names.insert(tensor.name[..at].to_string());
+                    break;
+                }
+                at += 1;
+            }
+        }
+        names
+    }
+
+    /// Every module and every other tensor, by name.
+    pub fn tensors(&self) -> Vec<Summary> {
+        let mut all = Vec::new();
+        let mut in_modules = BTreeSet::new();
+        for name in self.module_names() {
+            let Some(module) = self.module(&name) else { continue };
+            let Ok(reader) = module.reader() else { continue };
+            in_modules.extend(self.tensors.under(&name).map(|t| t.name.as_str()));
+            all.push(Summary {
+                format: (reader.format)(&module).to_string(),
+                shape: vec![module.rows, module.cols],
+                bytes: self.tensors.under(&name).map(TensorInfo::bytes).sum(),
+                name,
+            });
+        }
+        for tensor in self.tensors.iter().filter(|t| !in_modules.contains(t.name.as_str())) {
+            let (format, shape) = (tensor.dtype.to_string(), tensor.shape.clone());
+            all.push(Summary { name: tensor.name.clone(), format, shape, bytes: tensor.bytes() });
+        }
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// The module called `name`, with the shape that the configuration gives it.
+    fn module<'a>(&'a self, name: &'a str) -> Option<Module<'a>> {
+        let (parent, last) = name.rsplit_once('.').unwrap_or(("", name));
+        let fused = FUSED.iter().find(|(fused, _)| *fused == last);
+        let parts = fused.map_or(vec![last], |(_, parts)| parts.to_vec());
+        let (mut rows, mut cols, mut slices) = (0, 0, Vec::new());
+        for part in parts {
+            let (high, wide) = module_shape(&self.config, part)?;
+            slices.push(Slice { name: part.to_string(), rows: rows..rows + high });
+            rows += high;
+            cols = wide;
+        }
+        let interleaved = self.metadata.is_some()
+            && self.config.architecture == "llama"
+            && matches!(last, "q_proj" | "k_proj")
+            && !parent.is_empty();
+        let order = match interleaved {
+            true => RowOrder::Interleaved { head_dim: self.config.head_dim },
+            false => RowOrder::Stored,
+        };
+        let (tensors, quantization) = (&self.tensors, &self.quantization);
+        Some(Module { name, rows, cols, slices, tensors, quantization, order })
+    }
+
+    async fn read(&self, name: &str) -> Result<StoredMatrix> {
+        let unknown = || Error::invalid(format!("the model has no module {name}"));
+        let module = self.module(name).ok_or_else(unknown)?;
+        let reader = module.reader().map_err(|e| e.file(&self.name))?;
+        (reader.read)(&module).await.map_err(|e| e.file(&self.name))
+    }
+
+    /// Modules `names` of `parent` (`model.layers.0.self_attn`: `q_proj`, `k_proj`, `v_proj`), one matrix each; where the
+    /// checkpoint itself has fused them, that one, with all its slices.
+    pub async fn matrices(&self, parent: &str, names: &[&str]) -> Result<Vec<StoredMatrix>> {
+        let mut matrices: Vec<StoredMatrix> = Vec::new();
+        for name in names {
+            let name = self.stored_name(parent, name);
+            if matrices.iter().all(|m| m.name != name) {
+                matrices.push(self.read(&name).await?);
+            }
+        }
+        Ok(matrices)
+    }
+
+    /// The module that holds the weights of `parent.name`: itself, or the fused one.
+    fn stored_name(&self, parent: &str, name: &str) -> String {
+        let own = format!("{parent}.{name}");
+        let fused = FUSED.iter().filter(|(_, parts)| parts.contains(&name));
+        let has = |module: &String| self.tensors.under(module).next().is_some();
+        let mut fused = fused.map(|(fused, _)| format!("{parent}.{fused}")).filter(has);
+        if has(&own) { own } else { fused.next().unwrap_or(own) }
+    }
+
+    /// `model.embed_tokens` or `lm_head`; none if the head is the embedding. Whichever of the two a checkpoint with
+    /// tied embeddings has stored is the embedding.
+    pub async fn matrix(&self, name: &str) -> Result<Option<StoredMatrix>> {
+        let has = |module: &str| self.tensors.under(module).next().is_some();
+        if name == HEAD && self.config.tied {
+            return Ok(None);
+        }
+        if name == EMBEDDING && self.config.tied && !has(EMBEDDING) && has(HEAD) {
+            let mut embedding = self.read(HEAD).await?;
+            embedding.name = EMBEDDING.to_string();
+            return Ok(Some(embedding));
+        }
+        self.read(name).await.map(Some)
+    }
+
+    /// The vector `name` (`model.norm.weight`) of `len` numbers, if there is one.
+    pub async fn vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
+        let Some(tensor) = self.tensors.get(name) else { return Ok(None) };
+        tensor.expect_shape(&[len])?;
+        tensor.floats(len, "weight").await.map(Some)
+    }
+
+    /// Checks that all modules and norms are there, without reading any.
+    pub fn check(&self) -> Result<()> {
+        let missing = |name: &str| self.tensors.require(name).map(|_| ()).map_err(|e| e.file(&self.name));
+        let embedding = if self.stored_name_of_embedding() == HEAD { HEAD } else { EMBEDDING };
+        self.check_module(embedding)?;
+        for layer in 0..self.config.layers {
+            let layer = format!("model.layers.{layer}");
+            missing(&format!("{layer}.input_layernorm.weight"))?;
+            for name in ["q_proj", "k_proj", "v_proj", "o_proj"] {
+                self.check_module(&self.stored_name(&format!("{layer}.self_attn"), name))?;
+            }
+            missing(&format!("{layer}.post_attention_layernorm.weight"))?;
+            for name in ["gate_proj", "up_proj", "down_proj"] {
+                self.check_module(&self.stored_name(&format!("{layer}.mlp"), name))?;
+            }
+        }
+        missing("model.norm.weight")?;
+        if self.config.tied { Ok(()) } else { self.check_module(HEAD) }
+    }
+
+    fn stored_name_of_embedding(&self) -> &'static str {
+        let has = |module: &str| self.tensors.under(module).next().is_some();
+        if self.config.tied && !has(EMBEDDING) && has(HEAD) { HEAD } else { EMBEDDING }
+    }
+
+    fn check_module(&self, name: &str) -> Result<()> {
+        let Some(module) = self.module(name) else { return Ok(()) };
+        module.reader().map(|_| ()).map_err(|e| e.file(&self.name))
+    }
+
+    /// What the tokenizer is made from. Nothing of it is checked here but that JSON is JSON.
+    pub async fn tokenizer_files(&self) -> Result<TokenizerFiles> {
+        if let Some(metadata) = &self.metadata {
+            return Ok(TokenizerFiles::Gguf(metadata.clone()));
+        }
+        let Some(source) = self.files.get("tokenizer.json") else { return Ok(TokenizerFiles::None) };
+        let template = match self.files.get("chat_template.jinja") {
+            Some(source) => {
+                let bytes = source.read(0..source.len()).await?;
+                Some(String::from_utf8_lossy(&bytes).into_owned())
+            }
+            None => None,
+        };
+        Ok(TokenizerFiles::Hf {
+            tokenizer_json: source.read(0..source.len()).await?.into_owned(),
+            tokenizer_config: hf::json(&self.files, "tokenizer_config.json").await?,
+            special_tokens_map: hf::json(&self.files, "special_tokens_map.json").await?,
+            chat_template: template,
+        })
+    }
+}
+
+/// `quantization_config`, with `quant_method` in it, of whatever says how a model is quantized.
+fn quantization(config: &Value, quantize_config: Option<Value>) -> Value {
+    let with_method = |mut settings: Value, method: &str| {
+        if let Some(map) = settings.as_object_mut() {
+            map.entry("quant_method").or_insert_with(|| method.into());
+        }
+        settings
+    };
+    let key = |key: &str| config.get(key).filter(|v| v.is_object()).cloned();
+    if let Some(settings) = key("quantization_config") {
+        return settings;
+    }
+    if let Some(settings) = key("compression_config") {
+        return with_method(settings, "compressed-tensors");
+    }
+    if let Some(settings) = key("quip_params") {
+        let qtip = settings.get("codebook").is_some_and(|name| name == "bitshift");
+        return with_method(settings, if qtip { "QTIP" } else { "QuIP#" });
+    }
+    quantize_config.map_or(Value::Null, |settings| with_method(settings, "gptq"))
+}
+
+/// Refuses quantization methods that no reader answers to.
+fn check_method(quantization: &Value) -> Result<()> {
+    let Some(method) = quantization.get("quant_method") else { return Ok(()) };
+    let method = method.as_str().map_or_else(|| method.to_string(), str::to_string);
+    if READERS.iter().any(|r| r.methods.contains(&method.as_str())) {
+        return Ok(());
+    }
+    Err(Error::unsupported(format!("unsupported quantization method {method}"))
+        .file("config.json")
+        .remedy(supported()))
+}
+
+/// Why a folder without `config.json` is no model.
+fn no_config(files: &Files) -> Error {
+    if files.contains_key("adapter_config.json") {
+        return Error::invalid("a LoRA adapter is no model")
+            .remedy("open its base model, and the adapter with it");
+    }
+    if files.contains_key("mlc-chat-config.json") {
+        return Error::unsupported("unsupported format MLC").remedy(supported());
+    }
+    Error::missing("missing file config.json").remedy("a model is a Hugging Face folder or a .gguf file")
+}
+
+/// Whether a file begins like a GGUF file.
+#[cfg(not(target_arch = "wasm32"))]
+async fn is_gguf(source: &Arc<dyn Source>) -> Result<bool> {
+    Ok(source.len() >= 4 && &*source.read(0..4).await? == b"GGUF" || source.name().ends_with(".gguf"))
+}
+
+/// The files of `path` that a model can consist of.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) fn folder(path: &std::path::Path) -> Result<Files> {
+    let io = |e| Error::io(path.display(), e);
+    let mut files = Files::new();
+    for entry in std::fs::read_dir(path).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let wanted = [".json", ".safetensors", ".gguf", ".jinja"].iter().any(|end| name.ends_with(end));
+        if wanted && entry.path().is_file() {
+            files.insert(name, source::MappedFile::open(&entry.path())?);
+        }
+    }
+    Ok(files)
 }

@@ -1,0 +1,202 @@
+//! LoRA adapters (Hu et al. 2021) as PEFT writes them: `adapter_config.json` and `adapter_model.safetensors`.
+//!
+//! For a module M of shape `[N, K]`: `base_model.model.M.lora_A.weight [r, K]` and `….lora_B.weight [N, r]`, f32, f16
+//! or bf16. `y += scale · B (A x)` with `scale = lora_alpha / r`, or `lora_alpha / √r` with `use_rslora`.
+
+use super::hf::{Keys, json};
+use super::tensor::{TensorInfo, Tensors, dims};
+use super::{Files, module_shape, safetensors};
+use crate::error::{Error, Result};
+use crate::model::ModelConfig;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A low-rank addition to one module: `y += scale · B (A x)`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LowRank {
+    /// Output features N.
+    pub rows: usize,
+    /// Input features K.
+    pub cols: usize,
+    /// The rank r.
+    pub rank: usize,
+    /// A, `[r, K]` row-major.
+    pub a: Vec<f32>,
+    /// B, `[N, r]` row-major, without the scale.
+    pub b: Vec<f32>,
+    /// What B is multiplied with.
+    pub scale: f32,
+}
+
+/// An adapter: additions by module name (`model.layers.0.self_attn.q_proj`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Adapter {
+    /// The additions.
+    pub modules: BTreeMap<String, LowRank>,
+}
+
+const CONFIG: &str = "adapter_config.json";
+const WEIGHTS: &str = "adapter_model.safetensors";
+const PREFIX: &str = "base_model.model.";
+
+/// What `adapter_config.json` says.
+struct Settings<'a> {
+    rank: usize,
+    alpha: f64,
+    rslora: bool,
+    ranks: Vec<(&'a str, f64)>,
+    alphas: Vec<(&'a str, f64)>,
+}
+
+impl<'a> Settings<'a> {
+    fn new(config: &'a Value) -> Result<Self> {
+        let keys = Keys::new(config, CONFIG);
+        let unsupported = |what: String| Err(Error::unsupported(what).file(CONFIG).expected("plain LoRA"));
+        if let Some(kind) = keys.text("peft_type")?.filter(|&kind| kind != "LORA") {
+            return unsupported(format!("adapter type {kind}"));
+        }
+        for key in ["use_dora", "use_qalora", "use_bdlora", "lora_bias", "fan_in_fan_out"] {
+            if keys.get(key).is_some_and(|v| *v != Value::Bool(false)) {
+                return unsupported(format!("{key} true"));
+            }
+        }
+        if let Some(bias) = keys.text("bias")?.filter(|&bias| bias != "none") {
+            return unsupported(format!("bias {bias}"));
+        }
+        for key in
+            ["modules_to_save", "layer_replication", "alora_invocation_tokens", "trainable_token_indices"]
+        {
+            let empty = |v: &Value| v.as_array().is_some_and(Vec::is_empty);
+            if keys.get(key).is_some_and(|v| !empty(v)) {
+                return unsupported(format!("{key} of an adapter"));
+            }
+        }
+        let missing = |key: &str| Error::missing(format!("missing {key}")).file(CONFIG);
+        Ok(Self {
+            rank: keys.size("r")?.ok_or_else(|| missing("r"))?,
+            alpha: keys.number("lora_alpha")?.ok_or_else(|| missing("lora_alpha"))?,
+            rslora: keys.flag("use_rslora")?,
+            ranks: pattern(&keys, "rank_pattern")?,
+            alphas: pattern(&keys, "alpha_pattern")?,
+        })
+    }
+
+    /// Rank and scale of a module.
+    fn of(&self, module: &str) -> (usize, f32) {
+        let find = |patterns: &[(&str, f64)]| {
+            let suits = |key: &str| {
+                module.strip_suffix(key).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+            };
+            patterns.iter().find(|(key, _)| suits(key)).map(|&(_, value)| value)
+        };
+        let rank = find(&self.ranks).map_or(self.rank, |rank| rank as usize);
+        let alpha = find(&self.alphas).unwrap_or(self.alpha);
+        let divisor = if self.rslora { (rank as f64).sqrt() } else { rank as f64 };
+        (rank, (alpha / divisor) as f32)
+    }
+}
+
+/// `{module name or its end: number}`. PEFT takes the keys for regular expressions; only names are read here.
+fn pattern<'a>(keys: &Keys<'a>, key: &str) -> Result<Vec<(&'a str, f64)>> {
+    let Some(map) = keys.get(key).and_then(Value::as_object) else { return Ok(Vec::new()) };
+    let mut all = Vec::new();
+    for (name, value) in map {
+        let plain = name.strip_prefix('^').unwrap_or(name);
+        if !plain.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.') {
+            return Err(Error::unsupported(format!("{key} with the regular expression {name}"))
+                .file(CONFIG)
+                .expected("names of modules"));
+        }
+        let Some(number) = value.as_f64().filter(|n| *n > 0.0 && *n < 1e6) else {
+            return Err(keys.invalid(key, value));
+        };
+        all.push((plain, number));
+    }
+    Ok(all)
+}
+
+impl Adapter {
+    /// Opens an adapter folder.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub async fn open(folder: impl AsRef<std::path::Path>) -> Result<Self> {
+        Self::from_files(&super::folder(folder.as_ref())?).await
+    }
+
+    /// Reads an adapter from its files.
+    pub async fn from_files(files: &Files) -> Result<Self> {
+        let missing = |name: &str| Error::missing(format!("missing file {name}"));
+        let config = json(files, CONFIG).await?.ok_or_else(|| missing(CONFIG))?;
+        let settings = Settings::new(&config)?;
+        let source = files.get(WEIGHTS).ok_or_else(|| missing(WEIGHTS))?;
+        let mut tensors = Tensors::default();
+        let mut names = BTreeSet::new();
+        for mut tensor in safetensors::tensors(source).await? {
+            let (module, suffix) = split(&tensor)?;
+            tensor.name = format!("{module}.{suffix}");
+            names.insert(module);
+            tensors.add(tensor)?;
+        }
+        let mut modules = BTreeMap::new();
+        for module in names {
+            let low_rank = read(&tensors, &module, settings.of(&module)).await?;
+            modules.insert(module, low_rank);
+        }
+        if modules.is_empty() {
+            return Err(Error::corrupt("the adapter has no tensors").file(WEIGHTS));
+        }
+        Ok(Self { modules })
+    }
+
+    /// Checks that every module is one of the model's and fits its shape.
+    pub fn check(&self, config: &ModelConfig) -> Result<()> {
+        for (name, low_rank) in &self.modules {
+            let Some((rows, cols)) = module_shape(config, name) else {
+                return Err(Error::invalid(format!("the model has no module {name}")).file(WEIGHTS));
+            };
+            if (rows, cols) != (low_rank.rows, low_rank.cols) {
+                return Err(Error::invalid(format!("shape mismatch for the LoRA of {name}"))
+                    .file(WEIGHTS)
+                    .expected(dims(&[rows, cols]))
+                    .found(dims(&[low_rank.rows, low_rank.cols]))
+                    .remedy("the adapter was made for another model"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Module, and `lora_A` or `lora_B`, of a tensor's name.
+fn split(tensor: &TensorInfo) -> Result<(String, &'static str)> {
+    let name = tensor.name.strip_prefix(PREFIX).unwrap_or(&tensor.name);
+    let name = name.strip_suffix(".weight").unwrap_or(name);
+    let name = name.strip_suffix(".default").unwrap_or(name);
+    for suffix in ["lora_A", "lora_B"] {
+        if let Some(module) = name.strip_suffix(suffix).and_then(|name| name.strip_suffix('.')) {
+            return Ok((module.to_string(), suffix));
+        }
+    }
+    let error = Error::unsupported("a tensor that is no lora_A or lora_B of a linear layer");
+    Err(tensor.blame(error))
+}
+
+async fn read(tensors: &Tensors, module: &str, (rank, scale): (usize, f32)) -> Result<LowRank> {
+    let matrix = |suffix: &str| -> Result<(&TensorInfo, usize, usize)> {
+        let tensor = tensors.require(&format!("{module}.{suffix}")).map_err(|e| e.file(WEIGHTS))?;
+        match tensor.shape[..] {
+            [rows, cols] if rows > 0 && cols > 0 => Ok((tensor, rows, cols)),
+            _ => Err(tensor.blame(Error::corrupt("must be a matrix").found(dims(&tensor.shape)))),
+        }
+    };
+    let (a, found, cols) = matrix("lora_A")?;
+    let (b, rows, width) = matrix("lora_B")?;
+    for found in [found, width] {
+        if found != rank {
+            return Err(Error::corrupt(format!("LoRA rank mismatch: config {rank}, tensor {found}"))
+                .file(WEIGHTS)
+                .tensor(module));
+        }
+    }
+    let a = a.floats(rank * cols, "weight").await?;
+    let b = b.floats(rows * rank, "weight").await?;
+    Ok(LowRank { rows, cols, rank, a, b, scale })
+}
