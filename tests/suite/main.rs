@@ -2,3 +2,4 @@
 
 mod adapters;
 mod kernels;
+mod tokenizer;
