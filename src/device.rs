@@ -2,7 +2,7 @@
 
 use crate::checkpoint::PieceSource;
 use crate::error::{Error, Result};
-use crate::gpu::recorder::GpuRecording;
+use crate::gpu::recorder::{GpuRecording, ReadBack};
 use crate::gpu::{Context, Options};
 use crate::ops::{Op, STEP_HEADER, Step, Tokens};
 use crate::quant::{Codec, Packed, Piece, Shape, TILE_ROWS, pack};
@@ -234,6 +234,37 @@ impl Device {
 
     /// Writes the step and runs the recording: one upload, one submit.
     pub fn run(&self, recording: &Recording, step_tensor: &Tensor, step: &Step) -> Result<()> {
+        self.write_step(step_tensor, step);
+        match (self, &recording.gpu) {
+            (Device::Gpu(context), Some(gpu)) => gpu.run(context, step, None),
+            _ => reference::run(&recording.ops, step_tensor, step),
+        }
+    }
+
+    /// [`Device::run`], then reads `words` words of `tensor` at `offset`, in the same submit.
+    pub async fn run_and_read(
+        &self,
+        recording: &Recording,
+        step_tensor: &Tensor,
+        step: &Step,
+        (tensor, offset, words): (&Tensor, usize, usize),
+    ) -> Result<Vec<u32>> {
+        self.write_step(step_tensor, step);
+        match (self, &recording.gpu) {
+            (Device::Gpu(context), Some(gpu)) => {
+                let staging = gpu.staging(context, words);
+                let copy = ReadBack { source: tensor.gpu()?, offset, words, staging: &staging };
+                gpu.run(context, step, Some(copy))?;
+                context.map(&staging).await
+            }
+            _ => {
+                reference::run(&recording.ops, step_tensor, step)?;
+                self.read_words(tensor, offset, words).await
+            }
+        }
+    }
+
+    fn write_step(&self, step_tensor: &Tensor, step: &Step) {
         let mut words =
             vec![step.position as u32, step.count() as u32, step.head_first as u32, step.head_rows as u32];
         debug_assert_eq!(words.len(), STEP_HEADER);
@@ -241,10 +272,6 @@ impl Device {
             words.extend(ids);
         }
         self.write(step_tensor, 0, &words);
-        match (self, &recording.gpu) {
-            (Device::Gpu(context), Some(gpu)) => gpu.run(context, step),
-            _ => reference::run(&recording.ops, step_tensor, step),
-        }
     }
 }
 

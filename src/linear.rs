@@ -153,7 +153,7 @@ impl Linear {
                 .slices
                 .iter()
                 .filter(inside)
-                .filter_map(|s| Some((s, adapter.get(&format!("{parent}.{}", s.name))?)))
+                .filter_map(|s| Some((s, adapter.modules.get(&format!("{parent}.{}", s.name))?)))
                 .collect();
             let rank: usize = touched.iter().map(|(_, t)| t.rank).sum();
             if rank == 0 {
@@ -166,7 +166,7 @@ impl Linear {
                 a[first * self.cols..][..term.a.len()].copy_from_slice(&term.a);
                 for (row, values) in term.b.chunks_exact(term.rank).enumerate() {
                     let at = (slice.rows.start - rows.start + row) * padded + first;
-                    b[at..at + term.rank].copy_from_slice(values);
+                    b[at..at + term.rank].iter_mut().zip(values).for_each(|(b, v)| *b = v * term.scale);
                 }
                 first += term.rank;
             }

@@ -101,9 +101,27 @@ pub(crate) struct Shared {
     pub(crate) pipelines: Pipelines,
     /// Bound where a kernel has a slot that is not used.
     pub(crate) unused: wgpu::Buffer,
+    pub(crate) counters: Counters,
     report: AdapterReport,
     allocated: AtomicU64,
     trouble: Arc<Mutex<Option<Error>>>,
+}
+
+/// What crossed the border between host and device so far.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Queue submissions of recordings.
+    pub submits: AtomicU64,
+    /// Compute passes.
+    pub passes: AtomicU64,
+    /// Dispatches.
+    pub dispatches: AtomicU64,
+    /// Buffer writes.
+    pub uploads: AtomicU64,
+    /// Bytes written.
+    pub upload_bytes: AtomicU64,
+    /// Bytes read back.
+    pub read_bytes: AtomicU64,
 }
 
 impl fmt::Debug for Context {
@@ -337,6 +355,7 @@ impl Context {
             overrides: options.shader_overrides.clone(),
             pipelines: Pipelines::default(),
             unused,
+            counters: Counters::default(),
             report,
             allocated: AtomicU64::new(0),
             trouble,
@@ -357,6 +376,11 @@ impl Context {
     /// Bytes of all buffers made so far.
     pub fn allocated(&self) -> u64 {
         self.shared.allocated.load(Ordering::Relaxed)
+    }
+
+    /// Work counted so far.
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
     }
 
     /// The first error that the device reported since the last check.
@@ -401,6 +425,8 @@ impl Context {
 
     /// Writes words at a word offset.
     pub(crate) fn write(&self, buffer: &wgpu::Buffer, offset: usize, words: &[u32]) {
+        self.shared.counters.uploads.fetch_add(1, Ordering::Relaxed);
+        self.shared.counters.upload_bytes.fetch_add(words.len() as u64 * 4, Ordering::Relaxed);
         self.shared.queue.write_buffer(buffer, offset as u64 * 4, bytemuck::cast_slice(words));
     }
 
@@ -442,7 +468,8 @@ impl Context {
         self.check()?;
         mapped.map_err(|e| Error::Gpu(format!("reading back: {e}")))?;
         let view = staging.get_mapped_range(..).map_err(|e| Error::Gpu(format!("reading back: {e}")))?;
-        let words = bytemuck::pod_collect_to_vec(&view);
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&view);
+        self.shared.counters.read_bytes.fetch_add(words.len() as u64 * 4, Ordering::Relaxed);
         drop(view);
         staging.unmap();
         Ok(words)

@@ -7,7 +7,8 @@ use super::pipeline::Pipeline;
 use crate::device::Tensor;
 use crate::error::{Error, Result};
 use crate::ops::{Op, Step};
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 /// Distance of the uniforms of neighbouring dispatches: the largest offset alignment that WebGPU allows.
 const UNIFORM_SLOT: usize = 256;
@@ -16,6 +17,15 @@ const UNIFORM_SLOT: usize = 256;
 pub struct GpuRecording {
     dispatches: Vec<Dispatch>,
     _uniforms: wgpu::Buffer,
+    staging: Mutex<Option<wgpu::Buffer>>,
+}
+
+/// What to bring back to the host after a run.
+pub(crate) struct ReadBack<'a> {
+    pub(crate) source: &'a wgpu::Buffer,
+    pub(crate) offset: usize,
+    pub(crate) words: usize,
+    pub(crate) staging: &'a wgpu::Buffer,
 }
 
 struct Dispatch {
@@ -55,7 +65,7 @@ impl GpuRecording {
             dispatches.push(Dispatch { pipeline, bind_group, grid: dispatch.grid });
         }
         context.check()?;
-        Ok(Self { dispatches, _uniforms: uniforms })
+        Ok(Self { dispatches, _uniforms: uniforms, staging: Mutex::new(None) })
     }
 
     /// Dispatches of one run.
@@ -63,8 +73,17 @@ impl GpuRecording {
         self.dispatches.len()
     }
 
+    /// The read-back buffer of `words` words, made once for a recording that always reads the same.
+    pub(crate) fn staging(&self, context: &Context, words: usize) -> wgpu::Buffer {
+        let mut staging = self.staging.lock().unwrap_or_else(|p| p.into_inner());
+        match staging.as_ref().filter(|b| b.size() == words as u64 * 4) {
+            Some(buffer) => buffer.clone(),
+            None => staging.insert(context.staging(words)).clone(),
+        }
+    }
+
     /// One compute pass, one submit.
-    pub(crate) fn run(&self, context: &Context, step: &Step) -> Result<()> {
+    pub(crate) fn run(&self, context: &Context, step: &Step, read: Option<ReadBack<'_>>) -> Result<()> {
         let shared = &context.shared;
         let mut encoder = shared.device.create_command_encoder(&Default::default());
         let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -77,6 +96,13 @@ impl GpuRecording {
             pass.dispatch_workgroups(x, y, 1);
         }
         drop(pass);
+        if let Some(ReadBack { source, offset, words, staging }) = read {
+            encoder.copy_buffer_to_buffer(source, offset as u64 * 4, staging, 0, words as u64 * 4);
+        }
+        let counters = &shared.counters;
+        counters.submits.fetch_add(1, Ordering::Relaxed);
+        counters.passes.fetch_add(1, Ordering::Relaxed);
+        counters.dispatches.fetch_add(self.dispatches.len() as u64, Ordering::Relaxed);
         shared.queue.submit([encoder.finish()]);
         context.check()
     }

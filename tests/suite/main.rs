@@ -1,5 +1,6 @@
 //! One integration binary: links once, runs everything.
 
 mod adapters;
+mod golden;
 mod kernels;
 mod tokenizer;

@@ -1,0 +1,2 @@
+//! pending
+pub struct Session;
