@@ -194,8 +194,18 @@ impl Tokenizer {
     }
 
     /// Names the token that begins a text (`bos_token_id` of `config.json`), unless the tokenizer knows it.
-    pub fn set_bos(&mut self, id: u32) {
+    ///
+    /// With `add` it is also put before every text, unless `tokenizer_config.json` or the post-processor of
+    /// `tokenizer.json` have their say. That is the rule of the Llama family (Llama, Mistral, Gemma); GPT-2 and
+    /// Qwen want none.
+    pub fn set_bos(&mut self, id: u32, add: bool) {
         self.bos.get_or_insert(id);
+        if add
+            && self.add_bos == Add::ByPostProcessor
+            && self.encode("", true).is_ok_and(|ids| ids.is_empty())
+        {
+            self.add_bos = Add::Always;
+        }
     }
 
     /// Fits the tokenizer to a model with `model_vocab` embeddings.
@@ -204,8 +214,10 @@ impl Tokenizer {
     /// become an error when a text uses them.
     pub fn check_vocab(&mut self, model_vocab: usize) -> Result<()> {
         if self.base_len > model_vocab {
-            return Err(Error::corrupt("token id out of range of the model vocabulary")
-                .file("tokenizer.json")
+            let error = Error::corrupt("token id out of range of the model vocabulary");
+            let error =
+                if matches!(self.model, Model::Json(_)) { error.file("tokenizer.json") } else { error };
+            return Err(error
                 .expected(format!("at most {model_vocab} tokens, the model's vocab_size"))
                 .found(format!("{} ({:?} is the last)", self.base_len, self.piece(self.base_len as u32 - 1)))
                 .remedy("use the tokenizer that belongs to the model"));

@@ -6,8 +6,10 @@
 use super::pieces::{Kind, Pieces};
 use super::{Add, END_OF_GENERATION, Model, Tokenizer};
 use crate::error::{Error, Result};
+use serde::Deserialize;
 use serde_json::Value;
 use std::sync::{Arc, Mutex};
+use tokenizers::normalizers::Precompiled;
 
 /// No vocabulary is larger; ids beyond it are damage, and a table by id would fill the memory.
 const MAX_ID: u64 = 1 << 22;
@@ -190,7 +192,7 @@ fn check_added(added: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Compiles every regular expression, and refuses lengths that the library divides by.
+/// Compiles every regular expression, and refuses what is known to make the library panic.
 fn check_patterns(part: &str, json: &Value) -> Result<()> {
     match json {
         Value::Object(fields) => {
@@ -199,10 +201,14 @@ fn check_patterns(part: &str, json: &Value) -> Result<()> {
                     Error::corrupt(format!("invalid regex in {part}")).found(format!("{regex:?} ({e})"))
                 })?;
             }
-            if fields.get("type").is_some_and(|ty| ty == "FixedLength")
-                && fields.get("length").is_some_and(|n| *n == 0)
-            {
-                return Err(Error::corrupt(format!("{part}: FixedLength of length 0")));
+            let panics = match fields.get("type").and_then(Value::as_str) {
+                Some("FixedLength") => fields.get("length").is_some_and(|length| *length == 0),
+                Some("Precompiled") => Precompiled::deserialize(json).is_err(),
+                _ => false,
+            };
+            if panics {
+                let found: String = json.to_string().chars().take(100).collect();
+                return Err(Error::corrupt(format!("{part}: not what its type says")).found(found));
             }
             fields.values().try_for_each(|field| check_patterns(part, field))
         }
