@@ -86,8 +86,8 @@ fn read(bytes: &[u8], config: Option<&Value>) -> Result<Tokenizer> {
         pieces: Arc::new(pieces),
         bos: named("bos_token"),
         eos,
-        add_bos: Add::ByPostProcessor,
-        add_eos: Add::ByPostProcessor,
+        add_bos: Add::Unsaid,
+        add_eos: Add::Unsaid,
         base_len,
         limit,
     };
@@ -95,17 +95,18 @@ fn read(bytes: &[u8], config: Option<&Value>) -> Result<Tokenizer> {
     let frame = tokenizer.encode("", true).map_err(|e| {
         Error::corrupt("post_processor").expected("special tokens of the vocabulary").found(e)
     })?;
-    if let Some(config_add) = flag("add_bos_token") {
-        let first = frame.first().copied().filter(|first| tokenizer.bos.is_none_or(|bos| bos == *first));
-        tokenizer.bos = tokenizer.bos.or(first);
-        tokenizer.add_bos = config_add.into();
-    } else if tokenizer.bos.is_none() {
-        // `<s> text`: the leading special token is what begins a text, unless it is what ends one.
-        tokenizer.bos = frame.first().copied().filter(|id| !tokenizer.eos.contains(id));
-    }
-    if let Some(config_add) = flag("add_eos_token") {
-        tokenizer.add_eos = config_add.into();
-    }
+    let first = frame.first().copied().filter(|id| !tokenizer.eos.contains(id));
+    tokenizer.bos = tokenizer.bos.or(first);
+    let decide = |configured: Option<bool>, present: bool| match configured {
+        Some(true) => Add::Always,
+        Some(false) if present => Add::Undo,
+        Some(false) => Add::Never,
+        None => Add::Unsaid,
+    };
+    let begins = !frame.is_empty() && frame.first().copied() == tokenizer.bos;
+    let ends = !frame.is_empty() && frame.last() == tokenizer.eos.first();
+    tokenizer.add_bos = decide(flag("add_bos_token"), begins);
+    tokenizer.add_eos = decide(flag("add_eos_token"), ends);
     Ok(tokenizer)
 }
 

@@ -430,6 +430,9 @@ fn bos_and_eos_follow_the_configuration_and_never_double() {
     assert_eq!(by_template.encode("<s>the", true).unwrap(), [bos, the[0]]);
     let never = load(&template, Some(&json!({"bos_token": "<s>", "add_bos_token": false}))).unwrap();
     assert_eq!(never.encode("the", true).unwrap(), the);
+    assert_eq!(never.encode("<s>the", true).unwrap(), [bos, the[0]]);
+    let neither = load(&small(), Some(&json!({"bos_token": "<s>", "add_bos_token": false}))).unwrap();
+    assert_eq!(neither.encode("<s>the", true).unwrap(), [bos, the[0]], "what the text says itself stays");
 
     template["post_processor"]["special_tokens"]["<s>"]["ids"] = json!([4_000_000_000u32]);
     let message = load(&template, None).unwrap_err().to_string();
