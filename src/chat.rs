@@ -5,7 +5,7 @@
 //! template has no chat format; callers then pass plain text.
 
 use crate::error::{Error, Result};
-use crate::tokenizer::token_text;
+use crate::tokenizer::{GgufVocab, token_text};
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, ErrorKind, context};
 use serde::{Deserialize, Serialize};
@@ -70,6 +70,14 @@ impl ChatTemplate {
         ChatTemplate::new(source, text("bos_token"), text("eos_token"))
             .map(Some)
             .map_err(|e| e.file("tokenizer_config.json"))
+    }
+
+    /// The template of a GGUF file, if it has one.
+    pub fn from_gguf(vocab: &GgufVocab) -> Result<Option<Self>> {
+        let text =
+            |id: Option<u32>| id.and_then(|id| vocab.tokens.get(id as usize)).map_or("", String::as_str);
+        let template = vocab.chat_template.as_deref();
+        template.map(|source| ChatTemplate::new(source, text(vocab.bos), text(vocab.eos))).transpose()
     }
 
     /// Fixes the time that `strftime_now` tells, in seconds since 1970 (UTC). Without it the system's clock is
@@ -446,6 +454,19 @@ mod tests {
         assert_eq!(template.render(&[Message::new("user", "hi")], true).unwrap(), "<b>hi<e>");
         assert!(ChatTemplate::from_config(&serde_json::json!({})).unwrap().is_none());
         assert!(ChatTemplate::from_config(&serde_json::json!({"chat_template": 3})).is_err());
+    }
+
+    #[test]
+    fn templates_are_found_in_gguf() {
+        let mut vocab = GgufVocab {
+            tokens: vec!["<s>".into(), "</s>".into()],
+            bos: Some(0),
+            eos: Some(7),
+            ..GgufVocab::default()
+        };
+        assert!(ChatTemplate::from_gguf(&vocab).unwrap().is_none());
+        vocab.chat_template = Some("{{ bos_token }}|{{ eos_token }}".into());
+        assert_eq!(ChatTemplate::from_gguf(&vocab).unwrap().unwrap().render(&[], false).unwrap(), "<s>|");
     }
 
     #[test]

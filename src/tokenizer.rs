@@ -36,13 +36,17 @@ enum Model {
     Bpe(gguf::SpecialTokens, Mutex<tokenizers::Tokenizer>),
 }
 
-/// Whether BOS or EOS is put around a text.
+/// What is done about BOS at the beginning or EOS at the end of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Add {
+    /// Nothing.
     Never,
+    /// It is put there, unless it is there.
     Always,
-    /// As the `post_processor` of `tokenizer.json` says.
-    ByPostProcessor,
+    /// It is taken away: the post-processor puts it there against the configuration.
+    Undo,
+    /// Nothing: no configuration speaks, and the post-processor of `tokenizer.json` has done its part.
+    Unsaid,
 }
 
 impl From<bool> for Add {
@@ -122,23 +126,20 @@ impl Tokenizer {
         }
     }
 
-    /// Puts BOS and EOS around the ids, or takes them away; never twice.
+    /// Puts BOS and EOS around the ids or takes them away; a BOS that the text has itself is not doubled.
     fn frame(&self, ids: &mut Vec<u32>) {
         let begins = |ids: &[u32]| self.bos.is_some() && ids.first().copied() == self.bos;
+        let doubled = begins(ids) && ids.get(1).copied() == self.bos;
         match (self.add_bos, self.bos) {
             (Add::Always, Some(bos)) if !begins(ids) => ids.insert(0, bos),
-            (Add::Never, _) if begins(ids) && matches!(self.model, Model::Json(_)) => drop(ids.remove(0)),
+            (Add::Always | Add::Unsaid, _) if doubled => _ = ids.remove(0),
+            (Add::Undo, _) if begins(ids) => _ = ids.remove(0),
             _ => {}
         }
-        if self.add_bos != Add::Never && begins(ids) && ids.get(1).copied() == self.bos {
-            ids.remove(0);
-        }
-        let eos = self.eos.first().copied();
-        match (self.add_eos, eos) {
-            (Add::Always, Some(eos)) if ids.last() != Some(&eos) => ids.push(eos),
-            (Add::Never, Some(eos)) if ids.last() == Some(&eos) && matches!(self.model, Model::Json(_)) => {
-                ids.pop();
-            }
+        let ends = |ids: &[u32]| !ids.is_empty() && ids.last() == self.eos.first();
+        match (self.add_eos, self.eos.first()) {
+            (Add::Always, Some(&eos)) if !ends(ids) => ids.push(eos),
+            (Add::Undo, _) if ends(ids) => _ = ids.pop(),
             _ => {}
         }
     }
@@ -194,8 +195,15 @@ impl Tokenizer {
     }
 
     /// Names the token that begins a text (`bos_token_id` of `config.json`), unless the tokenizer knows it.
-    pub fn set_bos(&mut self, id: u32) {
+    ///
+    /// With `add` it is also put before every text, unless `tokenizer_config.json` or the post-processor of
+    /// `tokenizer.json` have their say. That is the rule of the Llama family (Llama, Mistral, Gemma); GPT-2 and
+    /// Qwen want none.
+    pub fn set_bos(&mut self, id: u32, add: bool) {
         self.bos.get_or_insert(id);
+        if add && self.add_bos == Add::Unsaid && self.encode("", true).is_ok_and(|ids| ids.is_empty()) {
+            self.add_bos = Add::Always;
+        }
     }
 
     /// Fits the tokenizer to a model with `model_vocab` embeddings.
@@ -204,8 +212,10 @@ impl Tokenizer {
     /// become an error when a text uses them.
     pub fn check_vocab(&mut self, model_vocab: usize) -> Result<()> {
         if self.base_len > model_vocab {
-            return Err(Error::corrupt("token id out of range of the model vocabulary")
-                .file("tokenizer.json")
+            let error = Error::corrupt("token id out of range of the model vocabulary");
+            let error =
+                if matches!(self.model, Model::Json(_)) { error.file("tokenizer.json") } else { error };
+            return Err(error
                 .expected(format!("at most {model_vocab} tokens, the model's vocab_size"))
                 .found(format!("{} ({:?} is the last)", self.base_len, self.piece(self.base_len as u32 - 1)))
                 .remedy("use the tokenizer that belongs to the model"));

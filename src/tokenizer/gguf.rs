@@ -54,6 +54,7 @@ pub struct GgufVocab {
     pub chat_template: Option<String>,
 }
 
+const NORMAL: i32 = 1;
 const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
@@ -62,8 +63,8 @@ const BYTE: i32 = 6;
 
 impl Tokenizer {
     /// The tokenizer of a GGUF file.
-    pub fn from_gguf(vocab: GgufVocab) -> Result<Self> {
-        check(&vocab)?;
+    pub fn from_gguf(vocab: &GgufVocab) -> Result<Self> {
+        check(vocab)?;
         let sentence_piece = match vocab.model.as_str() {
             "llama" => true,
             "gpt2" => false,
@@ -84,13 +85,13 @@ impl Tokenizer {
         eos.extend(known(vocab.eot).into_iter().chain(known(vocab.eom)).chain(by_text.iter().copied()));
         super::tidy_eos(&mut eos, |text| vocab.tokens.iter().position(|t| t == text).map(|id| id as u32));
 
-        let special = SpecialTokens::new(&vocab, &by_text);
-        let mut pieces = pieces(&vocab, &by_text, sentence_piece)?;
+        let special = SpecialTokens::new(vocab, &by_text);
+        let mut pieces = pieces(vocab, &by_text, sentence_piece)?;
         let space_prefix = vocab.add_space_prefix.unwrap_or(sentence_piece);
         let (model, add_bos) = if sentence_piece {
             pieces.strip = usize::from(space_prefix);
             let unk = known(vocab.unk).or(known(Some(0)));
-            (Model::Spm(special, Spm::new(&vocab, space_prefix, unk)), true)
+            (Model::Spm(special, Spm::new(vocab, space_prefix, unk)), true)
         } else {
             let name = vocab.pre.as_deref().unwrap_or("default");
             let pre = pre::find(name).ok_or_else(|| {
@@ -99,7 +100,7 @@ impl Tokenizer {
                     .found(format!("{name:?}"))
                     .remedy("use the model's Hugging Face files, or ask for this pre-tokenizer")
             })?;
-            (Model::Bpe(special, Mutex::new(byte_level_bpe(&vocab, pre)?)), pre.add_bos)
+            (Model::Bpe(special, Mutex::new(byte_level_bpe(vocab, pre)?)), pre.add_bos)
         };
         let base_len = vocab.tokens.len();
         Ok(Tokenizer {
@@ -141,7 +142,7 @@ fn check(vocab: &GgufVocab) -> Result<()> {
 fn pieces(vocab: &GgufVocab, control: &[u32], sentence_piece: bool) -> Result<Pieces> {
     let mut pieces = Pieces::default();
     for (id, text) in vocab.tokens.iter().enumerate() {
-        let ty = vocab.token_types.get(id).copied().unwrap_or(1);
+        let ty = vocab.token_types.get(id).copied().unwrap_or(NORMAL);
         match ty {
             UNKNOWN | CONTROL | UNUSED => pieces.push(Kind::Control, text.as_bytes()),
             _ if control.contains(&(id as u32)) => pieces.push(Kind::Control, text.as_bytes()),
@@ -184,7 +185,7 @@ impl SpecialTokens {
         let phi3 = name.contains("phi-3") || name.contains("phi3");
         let mut list = Vec::new();
         for (id, text) in vocab.tokens.iter().enumerate() {
-            let ty = vocab.token_types.get(id).copied().unwrap_or(1);
+            let ty = vocab.token_types.get(id).copied().unwrap_or(NORMAL);
             let control = matches!(ty, UNKNOWN | CONTROL) || control.contains(&(id as u32));
             if text.is_empty() || !(control || ty == USER_DEFINED) {
                 continue;
@@ -277,9 +278,16 @@ impl Spm {
             ids.get(&format!("<0x{byte:02X}>")).or(raw).copied()
         });
         let bytes = bytes.collect();
+        // Converters that find no scores write the same one everywhere; tokens are then numbered in the order in
+        // which they were merged in training, which is what scores say otherwise.
+        let n = vocab.tokens.len();
+        let normal = |id: &usize| vocab.token_types.get(*id).is_none_or(|&ty| ty == NORMAL);
+        let mut known = (0..n.min(vocab.scores.len())).filter(normal).map(|id| vocab.scores[id]);
+        let first = known.next();
+        let no_scores = known.all(|score| Some(score) == first);
         // Adding 0.0 makes -0.0 equal to 0.0 in the total order.
-        let score = |id| vocab.scores.get(id).copied().unwrap_or(0.0) + 0.0;
-        let scores = (0..vocab.tokens.len()).map(score).collect();
+        let score = |id: usize| if no_scores { -(id as f32) } else { vocab.scores[id] + 0.0 };
+        let scores = (0..n).map(score).collect();
         Spm { ids, scores, bytes, unk, space_prefix }
     }
 

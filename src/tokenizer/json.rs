@@ -6,8 +6,10 @@
 use super::pieces::{Kind, Pieces};
 use super::{Add, END_OF_GENERATION, Model, Tokenizer};
 use crate::error::{Error, Result};
+use serde::Deserialize;
 use serde_json::Value;
 use std::sync::{Arc, Mutex};
+use tokenizers::normalizers::Precompiled;
 
 /// No vocabulary is larger; ids beyond it are damage, and a table by id would fill the memory.
 const MAX_ID: u64 = 1 << 22;
@@ -84,8 +86,8 @@ fn read(bytes: &[u8], config: Option<&Value>) -> Result<Tokenizer> {
         pieces: Arc::new(pieces),
         bos: named("bos_token"),
         eos,
-        add_bos: Add::ByPostProcessor,
-        add_eos: Add::ByPostProcessor,
+        add_bos: Add::Unsaid,
+        add_eos: Add::Unsaid,
         base_len,
         limit,
     };
@@ -93,17 +95,18 @@ fn read(bytes: &[u8], config: Option<&Value>) -> Result<Tokenizer> {
     let frame = tokenizer.encode("", true).map_err(|e| {
         Error::corrupt("post_processor").expected("special tokens of the vocabulary").found(e)
     })?;
-    if let Some(config_add) = flag("add_bos_token") {
-        let first = frame.first().copied().filter(|first| tokenizer.bos.is_none_or(|bos| bos == *first));
-        tokenizer.bos = tokenizer.bos.or(first);
-        tokenizer.add_bos = config_add.into();
-    } else if tokenizer.bos.is_none() {
-        // `<s> text`: the leading special token is what begins a text, unless it is what ends one.
-        tokenizer.bos = frame.first().copied().filter(|id| !tokenizer.eos.contains(id));
-    }
-    if let Some(config_add) = flag("add_eos_token") {
-        tokenizer.add_eos = config_add.into();
-    }
+    let first = frame.first().copied().filter(|id| !tokenizer.eos.contains(id));
+    tokenizer.bos = tokenizer.bos.or(first);
+    let decide = |configured: Option<bool>, present: bool| match configured {
+        Some(true) => Add::Always,
+        Some(false) if present => Add::Undo,
+        Some(false) => Add::Never,
+        None => Add::Unsaid,
+    };
+    let begins = !frame.is_empty() && frame.first().copied() == tokenizer.bos;
+    let ends = !frame.is_empty() && frame.last() == tokenizer.eos.first();
+    tokenizer.add_bos = decide(flag("add_bos_token"), begins);
+    tokenizer.add_eos = decide(flag("add_eos_token"), ends);
     Ok(tokenizer)
 }
 
@@ -190,7 +193,7 @@ fn check_added(added: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Compiles every regular expression, and refuses lengths that the library divides by.
+/// Compiles every regular expression, and refuses what is known to make the library panic.
 fn check_patterns(part: &str, json: &Value) -> Result<()> {
     match json {
         Value::Object(fields) => {
@@ -199,10 +202,14 @@ fn check_patterns(part: &str, json: &Value) -> Result<()> {
                     Error::corrupt(format!("invalid regex in {part}")).found(format!("{regex:?} ({e})"))
                 })?;
             }
-            if fields.get("type").is_some_and(|ty| ty == "FixedLength")
-                && fields.get("length").is_some_and(|n| *n == 0)
-            {
-                return Err(Error::corrupt(format!("{part}: FixedLength of length 0")));
+            let panics = match fields.get("type").and_then(Value::as_str) {
+                Some("FixedLength") => fields.get("length").is_some_and(|length| *length == 0),
+                Some("Precompiled") => Precompiled::deserialize(json).is_err(),
+                _ => false,
+            };
+            if panics {
+                let found: String = json.to_string().chars().take(100).collect();
+                return Err(Error::corrupt(format!("{part}: not what its type says")).found(found));
             }
             fields.values().try_for_each(|field| check_patterns(part, field))
         }

@@ -1,5 +1,6 @@
 //! Tokenizers against the ids of others: llama.cpp's test vocabularies, the golden prompts, damaged files.
 
+use halfbyte::chat::{ChatTemplate, Message};
 use halfbyte::tokenizer::{GgufVocab, Tokenizer};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -107,7 +108,7 @@ fn gguf_vocab(path: &Path) -> GgufVocab {
 }
 
 fn gguf(path: &Path) -> Tokenizer {
-    Tokenizer::from_gguf(gguf_vocab(path)).unwrap()
+    Tokenizer::from_gguf(&gguf_vocab(path)).unwrap()
 }
 
 fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> String {
@@ -171,6 +172,49 @@ fn the_two_phi_3_files_agree() {
     assert_eq!(hf.piece(32010), "<|user|>");
 }
 
+/// The same vocabulary as a GGUF file would carry it.
+fn as_gguf(path: &Path, pre: &str) -> GgufVocab {
+    let json = json_file(path.join("tokenizer.json"));
+    let mut vocab = GgufVocab { model: "gpt2".into(), pre: Some(pre.into()), ..GgufVocab::default() };
+    let ids = json["model"]["vocab"].as_object().unwrap();
+    vocab.tokens.resize(ids.len(), String::new());
+    vocab.token_types.resize(ids.len(), 1);
+    for (token, id) in ids {
+        vocab.tokens[id.as_u64().unwrap() as usize] = token.clone();
+    }
+    for token in json["added_tokens"].as_array().unwrap() {
+        vocab.token_types[token["id"].as_u64().unwrap() as usize] = 3;
+    }
+    let merge = |merge: &Value| match merge {
+        Value::String(text) => text.clone(),
+        pair => format!("{} {}", pair[0].as_str().unwrap(), pair[1].as_str().unwrap()),
+    };
+    vocab.merges = json["model"]["merges"].as_array().unwrap().iter().map(merge).collect();
+    vocab
+}
+
+#[test]
+fn byte_level_bpe_agrees_between_its_two_files() {
+    let Some(folder) = shared("byte-level BPE from tokenizer.json and as GGUF") else { return };
+    let shakespeare = String::from_utf8(read(folder.join("text/tinyshakespeare.txt"))).unwrap();
+    let wiki = String::from_utf8(read(folder.join("text/wiki.test.raw"))).unwrap();
+    for (name, pre) in [("tokenizers/smollm", "smollm"), ("models/tale-start", "gpt-2")] {
+        let hf = from_folder(&folder.join(name));
+        let gguf = Tokenizer::from_gguf(&as_gguf(&folder.join(name), pre)).unwrap();
+        let texts = vocab_cases(&folder, "gpt-2").into_iter().map(|(text, _)| text);
+        let long: String = wiki.chars().take(200_000).collect();
+        for text in
+            texts.chain([shakespeare[..200_000].to_owned(), long, "a<|endoftext|>b <|im_end|>".into()])
+        {
+            for special in [false, true] {
+                let ids = hf.encode(&text, special).unwrap();
+                assert!(gguf.encode(&text, special).unwrap() == ids, "{name}: {:.80}", text);
+                assert!(gguf.decode(&ids) == hf.decode(&ids), "{name}: {:.80}", text);
+            }
+        }
+    }
+}
+
 #[test]
 fn golden_prompts_have_their_ids() {
     let Some(folder) = shared("golden prompts of the fixtures") else { return };
@@ -200,25 +244,32 @@ fn golden_prompts_have_their_ids() {
             assert_eq!(tokenizer.bos(), Some(1), "{}", fixture.display());
         }
     }
-    for model in ["stories260K-hf", "tale-start", "tinystories-656k"] {
-        let golden = match model {
-            "stories260K-hf" => folder.join("models/stories260K/golden.json"),
-            _ => folder.join("models").join(model).join("golden.json"),
-        };
-        let tokenizer = from_folder(&folder.join("models").join(model));
-        if !golden.exists() {
-            continue;
-        }
-        for case in json_file(golden)["prompts"].as_array().into_iter().flatten() {
-            let (Some(prompt), ids) = (case["prompt"].as_str(), &case["prompt_token_ids"]) else { continue };
-            if let Ok(ids) = serde_json::from_value::<Vec<u32>>(ids.clone()) {
-                assert_eq!(tokenizer.encode(prompt, true).unwrap(), ids, "{model}: {prompt:?}");
-                checked += 1;
+    for (model, golden) in [
+        ("stories260K-hf", "stories260K/golden.json"),
+        ("tale-start", "tale-start/golden.json"),
+        ("tinystories-656k", "tinystories-656k/golden.json"),
+    ] {
+        let models = folder.join("models");
+        let mut tokenizer = from_folder(&models.join(model));
+        let config = json_file(models.join(model).join("config.json"));
+        tokenizer.set_bos(config["bos_token_id"].as_u64().unwrap() as u32, true);
+        tokenizer.check_vocab(config["vocab_size"].as_u64().unwrap() as usize).unwrap();
+        for case in json_file(models.join(golden))["prompts"].as_array().unwrap() {
+            let prompt = case["prompt"].as_str().unwrap();
+            let ids = case.get("prompt_token_ids").or(case.get("ids")).unwrap().clone();
+            let ids: Vec<u32> = serde_json::from_value(ids).unwrap();
+            assert_eq!(tokenizer.encode(prompt, true).unwrap(), ids, "{model}: {prompt:?}");
+            if let (Some(text), Some(next)) = (case["text"].as_str(), case.get("greedy_next_40")) {
+                let next: Vec<u32> = serde_json::from_value(next.clone()).unwrap();
+                let mut decoder = tokenizer.decoder_after(&ids);
+                let answer: String = next.iter().map(|&id| decoder.push(id)).collect();
+                assert!(text.ends_with(&(answer.clone() + &decoder.flush())), "{text:?} {answer:?}");
             }
+            checked += 1;
         }
     }
     println!("{checked} prompts");
-    assert!(checked >= 58, "{checked}");
+    assert!(checked >= 130, "{checked}");
 }
 
 #[test]
@@ -256,6 +307,17 @@ fn decoding_agrees_with_the_tokenizers_crate() {
         }
         assert_eq!(ours.vocab_size(), theirs.get_vocab_size(true), "{name}");
     }
+}
+
+#[test]
+fn phi_3_renders_and_encodes_a_conversation() {
+    let Some(folder) = shared("the chat template of Phi-3's GGUF") else { return };
+    let vocab = gguf_vocab(&folder.join("tokenizers/vocab/ggml-vocab-phi-3.gguf"));
+    let template = ChatTemplate::from_gguf(&vocab).unwrap().unwrap();
+    let text = template.render(&[Message::new("user", "Hello")], true).unwrap();
+    assert_eq!(text, "<s><|user|>\nHello<|end|>\n<|assistant|>\n");
+    let ids = Tokenizer::from_gguf(&vocab).unwrap().encode_rendered(&text).unwrap();
+    assert_eq!(ids, [1, 32010, 15043, 32007, 32001]);
 }
 
 #[test]
@@ -335,7 +397,7 @@ fn small() -> Value {
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
         "post_processor": null,
         "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
-        "model": {"type": "BPE", "vocab": vocab, "merges": ["t h", ["th", "e"]]}
+        "model": {"type": "BPE", "vocab": vocab, "merges": [["t", "h"], ["th", "e"]]}
     })
 }
 
@@ -368,10 +430,26 @@ fn bos_and_eos_follow_the_configuration_and_never_double() {
     assert_eq!(by_template.encode("<s>the", true).unwrap(), [bos, the[0]]);
     let never = load(&template, Some(&json!({"bos_token": "<s>", "add_bos_token": false}))).unwrap();
     assert_eq!(never.encode("the", true).unwrap(), the);
+    assert_eq!(never.encode("<s>the", true).unwrap(), [bos, the[0]]);
+    let neither = load(&small(), Some(&json!({"bos_token": "<s>", "add_bos_token": false}))).unwrap();
+    assert_eq!(neither.encode("<s>the", true).unwrap(), [bos, the[0]], "what the text says itself stays");
 
     template["post_processor"]["special_tokens"]["<s>"]["ids"] = json!([4_000_000_000u32]);
     let message = load(&template, None).unwrap_err().to_string();
     assert!(message.contains("post_processor"), "{message}");
+}
+
+#[test]
+fn config_json_names_bos_where_nothing_else_does() {
+    let bos = small()["added_tokens"][0]["id"].as_u64().unwrap() as u32;
+    let ids = |config: Option<Value>, add| {
+        let mut tokenizer = load(&small(), config.as_ref()).unwrap();
+        tokenizer.set_bos(bos, add);
+        assert_eq!(tokenizer.bos(), Some(bos));
+        tokenizer.encode("the", true).unwrap().len()
+    };
+    assert_eq!([ids(None, true), ids(None, false)], [2, 1]);
+    assert_eq!(ids(Some(json!({"add_bos_token": false})), true), 1);
 }
 
 #[test]
@@ -404,14 +482,22 @@ fn contradictions_in_json_are_errors() {
         ("/model/merges/0", json!(["t", "e"]), "token not in vocabulary"),
         ("/added_tokens/0/id", json!(u32::MAX), "out of range"),
         ("/added_tokens/0/content", json!(null), "content"),
-        ("/pre_tokenizer", json!({"type": "FixedLength", "length": 0}), "FixedLength"),
+        (
+            "/pre_tokenizer",
+            json!({"type": "FixedLength", "length": 0}),
+            "pre_tokenizer: not what its type says",
+        ),
         ("/pre_tokenizer", json!({"type": "Nonsense"}), "tokenizers library"),
         (
             "/normalizer",
             json!({"type": "Replace", "pattern": {"Regex": "("}, "content": ""}),
             "invalid regex in normalizer",
         ),
-        ("/normalizer", json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"}), "tokenizers library"),
+        (
+            "/normalizer",
+            json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+            "normalizer: not what its type says",
+        ),
         ("/decoder", json!({"type": "CTC"}), "CTC"),
         ("/decoder", json!({"type": "Strip", "content": "x", "start": 1, "stop": 0}), "leading spaces"),
     ] {
@@ -425,6 +511,10 @@ fn contradictions_in_json_are_errors() {
     let mut json = small();
     json["model"]["continuing_subword_prefix"] = json!("######");
     assert!(load(&json, None).unwrap_err().to_string().contains("merge (t, h)"));
+    // Older files write merges as one string.
+    let mut json = small();
+    json["model"]["merges"] = json!(["t h", "th e"]);
+    assert_eq!(load(&json, None).unwrap().encode("the", false).unwrap().len(), 1);
     // Random dropout, truncation and padding are ignored.
     let mut json = small();
     json["model"]["dropout"] = json!(0.9);
@@ -452,7 +542,7 @@ fn small_spm() -> GgufVocab {
 
 #[test]
 fn sentence_piece_rules() {
-    let spm = Tokenizer::from_gguf(small_spm()).unwrap();
+    let spm = Tokenizer::from_gguf(&small_spm()).unwrap();
     let plain = |text: &str| spm.encode(text, false).unwrap();
     assert_eq!(plain("ab"), [7, 5], "▁a scores better than ab");
     assert_eq!(plain("abb"), [7, 8]);
@@ -470,7 +560,7 @@ fn sentence_piece_rules() {
 
     let bare =
         GgufVocab { add_space_prefix: Some(false), add_bos: Some(false), add_eos: Some(true), ..small_spm() };
-    let bare = Tokenizer::from_gguf(bare).unwrap();
+    let bare = Tokenizer::from_gguf(&bare).unwrap();
     assert_eq!(bare.encode("ab a", true).unwrap(), [6, 7, 2]);
     assert_eq!(bare.decode(&[7, 6]), " aab");
 }
@@ -492,12 +582,12 @@ fn contradictions_in_gguf_are_errors() {
         ),
         (GgufVocab { model: "gpt2".into(), pre: Some("new".into()), ..small_spm() }, "qwen2"),
     ] {
-        let message = Tokenizer::from_gguf(vocab).unwrap_err().to_string();
+        let message = Tokenizer::from_gguf(&vocab).unwrap_err().to_string();
         assert!(message.contains(expected), "{expected}: {message}");
     }
     // Special ids out of range count as absent, as in llama.cpp.
     let absent = GgufVocab { bos: Some(u32::MAX), eos: Some(12), ..small_spm() };
-    assert_eq!(Tokenizer::from_gguf(absent).unwrap().bos(), Some(1));
+    assert_eq!(Tokenizer::from_gguf(&absent).unwrap().bos(), Some(1));
 }
 
 #[test]
@@ -512,7 +602,7 @@ fn byte_level_pre_tokenizers_differ_where_they_should() {
         ..GgufVocab::default()
     };
     let pieces = |pre: &str| {
-        let tokenizer = Tokenizer::from_gguf(vocab(pre)).unwrap();
+        let tokenizer = Tokenizer::from_gguf(&vocab(pre)).unwrap();
         let ids = tokenizer.encode("1234", false).unwrap();
         ids.iter().map(|&id| tokenizer.piece(id)).collect::<Vec<_>>()
     };
@@ -520,6 +610,14 @@ fn byte_level_pre_tokenizers_differ_where_they_should() {
     assert_eq!(pieces("llama-bpe"), ["123", "4"]);
     assert_eq!(pieces("qwen2"), ["1", "2", "3", "4"]);
     assert_eq!(pieces("default"), ["123", "4"]);
+}
+
+#[test]
+fn tokenizers_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Tokenizer>();
+    shared::<halfbyte::tokenizer::Decoder>();
+    shared::<ChatTemplate>();
 }
 
 proptest! {
@@ -539,17 +637,15 @@ proptest! {
         let mut places = Vec::new();
         collect(&json, String::new(), &mut places);
         *json.pointer_mut(&places[pick.index(places.len())]).unwrap() = strange;
-        if let Ok(tokenizer) = load(&json, None) {
-            if let Ok(ids) = tokenizer.encode(&text, true) {
-                prop_assert!(ids.iter().all(|&id| (id as usize) < tokenizer.vocab_size()));
-                prop_assert_eq!(streamed(&tokenizer, &ids), tokenizer.decode(&ids));
-            }
-        }
+        let Ok(tokenizer) = load(&json, None) else { return Ok(()) };
+        let Ok(ids) = tokenizer.encode(&text, true) else { return Ok(()) };
+        prop_assert!(ids.iter().all(|&id| (id as usize) < tokenizer.vocab_size()));
+        prop_assert_eq!(streamed(&tokenizer, &ids), tokenizer.decode(&ids));
     }
 
     #[test]
     fn sentence_piece_takes_any_text(text in "[ab▁é <tool>/s\n]{0,30}", special in any::<bool>()) {
-        let spm = Tokenizer::from_gguf(small_spm()).unwrap();
+        let spm = Tokenizer::from_gguf(&small_spm()).unwrap();
         let ids = spm.encode(&text, special).unwrap();
         prop_assert!(ids.iter().all(|&id| (id as usize) < spm.vocab_size()));
         prop_assert_eq!(streamed(&spm, &ids), spm.decode(&ids));
