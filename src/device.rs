@@ -108,6 +108,14 @@ impl Device {
         Ok(Device::Gpu(Context::open(options).await?))
     }
 
+    /// The fastest GPU, or the CPU twin where there is none.
+    pub async fn best() -> Result<Self> {
+        match Self::gpu(&Options::default()).await {
+            Err(Error::AdapterMissing(_)) => Ok(Device::Cpu),
+            other => other,
+        }
+    }
+
     /// A tensor of zeros.
     pub fn zeros(&self, label: &str, rows: usize, cols: usize) -> Result<Tensor> {
         let storage = match self {

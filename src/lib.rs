@@ -3,6 +3,7 @@
 pub mod chat;
 pub mod checkpoint;
 pub mod device;
+pub mod embedded;
 pub mod error;
 pub mod gpu;
 pub mod linear;

@@ -309,7 +309,9 @@ impl Group {
         };
         let input = match &first.input {
             InputTransform::None => Input::Direct,
-            InputTransform::Permute(permutation) => Input::Permuted(device.words("permutation", permutation)?),
+            InputTransform::Permute(permutation) => {
+                Input::Permuted(device.words("permutation", permutation)?)
+            }
             InputTransform::Hadamard(signs) => Input::Hadamard(side(first.cols, true, signs)?),
         };
         let output = match &first.output {

@@ -5,6 +5,7 @@
 
 mod gguf;
 mod json;
+mod load;
 mod pieces;
 mod pre;
 

@@ -50,7 +50,11 @@ pub fn forward(
         heads: config.heads,
         kv_heads: config.kv_heads,
         head_dim: config.head_dim,
-        offsets: [first(&layer.wqkv, "q_proj")?, first(&layer.wqkv, "k_proj")?, first(&layer.wqkv, "v_proj")?],
+        offsets: [
+            first(&layer.wqkv, "q_proj")?,
+            first(&layer.wqkv, "k_proj")?,
+            first(&layer.wqkv, "v_proj")?,
+        ],
     };
 
     ops.push(norm(&layer.attention_norm));

@@ -142,7 +142,12 @@ impl Loader<'_> {
     }
 }
 
-fn activations(device: &Device, config: &ModelConfig, scratch: ScratchSize, tokens: usize) -> Result<Activations> {
+fn activations(
+    device: &Device,
+    config: &ModelConfig,
+    scratch: ScratchSize,
+    tokens: usize,
+) -> Result<Activations> {
     let zeros = |cols| device.zeros("activations", tokens, cols);
     Ok(Activations {
         x: zeros(config.hidden)?,
@@ -198,7 +203,8 @@ impl Model {
             progress: &mut progress,
         };
         let embedding = checkpoint.matrix("model.embed_tokens").await?;
-        let embedding = embedding.ok_or_else(|| Error::missing("missing tensor model.embed_tokens.weight"))?;
+        let embedding =
+            embedding.ok_or_else(|| Error::missing("missing tensor model.embed_tokens.weight"))?;
         let embedding = loader.stored(vec![embedding], "model").await?;
         let mut layers = Vec::with_capacity(config.layers);
         for index in 0..config.layers {
@@ -322,7 +328,8 @@ impl Model {
             let last = done + chunk.len() == tokens.len();
             let at = position + done;
             if tokens.len() == 1 {
-                let step = Step { position: at, tokens: Tokens::Given(chunk.to_vec()), head_first: 0, head_rows: 1 };
+                let step =
+                    Step { position: at, tokens: Tokens::Given(chunk.to_vec()), head_first: 0, head_rows: 1 };
                 chosen = self.run_for_token(&self.decode, &step).await?;
             } else {
                 let (head_first, tokens) = (chunk.len() - 1, Tokens::Given(chunk.to_vec()));
@@ -382,7 +389,8 @@ impl Model {
         self.prepare(0, tokens)?;
         for (i, chunk) in tokens.chunks(PREFILL_CHUNK).enumerate() {
             let position = i * PREFILL_CHUNK;
-            let mut step = Step { position, tokens: Tokens::Given(chunk.to_vec()), head_first: 0, head_rows: 1 };
+            let mut step =
+                Step { position, tokens: Tokens::Given(chunk.to_vec()), head_first: 0, head_rows: 1 };
             self.device.run(&self.body, &self.step, &step)?;
             for first in (0..chunk.len()).step_by(HEAD_BLOCK) {
                 step.head_first = first;
