@@ -9,6 +9,7 @@ pub mod gpu;
 pub mod linear;
 pub mod model;
 pub mod ops;
+pub mod perplexity;
 pub mod quant;
 pub mod reference;
 pub mod sampler;
