@@ -14,19 +14,20 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 
 /// Talk with a model in the terminal
-///
-/// A model without a chat template has no turns: it continues the text that you and it have written so far.
 #[derive(Args)]
 #[command(after_help = "\
+A model without a chat template has no turns: it continues the text that you and
+it have written so far, 200 tokens at a time unless --max-tokens says otherwise.
+
 Examples:
   halfbyte chat ./Qwen3-0.6B-GPTQ --system \"You are a pirate.\"
   halfbyte chat            # take turns with the embedded storyteller
   printf 'Hi!\\nAnd now in French.\\n' | halfbyte chat model.gguf
 
-In the conversation: /reset forgets it, /quit or Ctrl-D ends it, Ctrl-C stops the
-answer. With --json: lines from stdin, then {messages, adapter}.")]
+In the conversation: /reset forgets it, /quit or Ctrl-D ends it, Ctrl-C stops
+the answer. With --json: lines from stdin, then {messages, adapter}.")]
 pub struct Chat {
-    /// A Hugging Face folder, a .gguf or a .safetensors file [default: the embedded storyteller]
+    /// A Hugging Face folder, a .gguf or .safetensors file [default: the embedded storyteller]
     model: Option<String>,
     #[command(flatten)]
     writing: Writing,
@@ -55,9 +56,10 @@ impl Chat {
         }
         let mut input = Input::new(self.common.json)?;
         if input.is_terminal() {
-            note(&format!("{} on {}. {HELP}", session.model.config.architecture, device_name(&device)));
+            let name = self.model.as_deref().unwrap_or("The embedded storyteller");
+            note(&format!("{name} on {}\n{HELP}", device_name(&device)));
             if plain {
-                note("No chat template: the model continues the text; an empty line lets it go on.");
+                note("It has no chat template: it continues your text; an empty line lets it go on.");
             }
         }
         let system = self.writing.system.as_ref().map(|text| Message::new("system", text));
@@ -162,7 +164,7 @@ impl Talk {
         loop {
             let messages: Vec<Message> = self.system.iter().chain(&self.messages).cloned().collect();
             match session.chat(&messages, options).map_err(anyhow::Error::from) {
-                Ok(generation) => return write(generation, out).await,
+                Ok(generation) => return write(generation, true, out).await,
                 Err(error) if is_context_full(&error) && self.messages.len() > 2 => {
                     note("(the context is full: forgetting the oldest turn)");
                     self.messages.drain(..2);
@@ -183,7 +185,7 @@ impl Talk {
         let apart = self.text.is_empty() || self.text.ends_with(char::is_whitespace) || line.is_empty();
         self.text.push_str(if apart { "" } else { " " });
         self.text.push_str(line);
-        let written = write(session.generate(&self.text, options)?, out).await?;
+        let written = write(session.generate(&self.text, options)?, true, out).await?;
         self.text.push_str(&written.text);
         Ok(written)
     }

@@ -19,10 +19,10 @@ Examples:
   halfbyte logits embedded --tokens 1,403,407
   halfbyte logits model.gguf --tokens 1,9038 --json | jq '.argmax'
 
-`halfbyte tokenize` turns a text into token ids. With --json: {logits: all of the
-last position, argmax: of every position}.")]
+`halfbyte tokenize` turns a text into token ids. With --json: {logits: all of
+the last position, argmax: of every position}.")]
 pub struct Logits {
-    /// A Hugging Face folder, a .gguf or a .safetensors file, or `embedded`
+    /// A Hugging Face folder, a .gguf or .safetensors file, or `embedded`
     model: String,
     /// Token ids, with commas between them
     #[arg(long, required = true, value_delimiter = ',', value_name = "IDS")]
@@ -78,9 +78,9 @@ impl Logits {
         let tokenizer = Tokenizer::from_checkpoint(&checkpoint).await.ok().map(|(tokenizer, _)| tokenizer);
         let piece = |id: u32| tokenizer.as_ref().map_or(String::new(), |t| format!("{:?}", t.piece(id)));
         let mut out = std::io::stdout().lock();
-        writeln!(out, "  token  logit     probability")?;
+        writeln!(out, "  token      logit  probability")?;
         for (id, logit, probability) in likeliest(&report.logits) {
-            let line = format!("{id:7}  {logit:<8.4}  {:10.2}%  {}", probability * 100.0, piece(id));
+            let line = format!("{id:7}  {logit:>9.4}  {:>10.2}%  {}", probability * 100.0, piece(id));
             writeln!(out, "{}", line.trim_end())?;
         }
         drop(out);

@@ -11,7 +11,7 @@ mod tokenize;
 mod verify;
 mod writing;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use halfbyte::checkpoint::Checkpoint;
@@ -34,7 +34,7 @@ use std::process::ExitCode;
     max_term_width = 100,
     subcommand_required = true,
     after_help = "\
-Without a command, `run`: the embedded storyteller writes a story.
+Without a command: `run`. Without a model: the embedded storyteller.
 Exit status: 0; 1 what was asked failed; 2 usage.
 
 Examples:
@@ -80,19 +80,20 @@ pub struct Common {
     #[arg(long)]
     pub json: bool,
     /// Adapter: an index or a part of its name (see `halfbyte adapters`), or `cpu`
-    #[arg(long, env = "HALFBYTE_ADAPTER", value_name = "NAME")]
+    #[arg(long, env = "HALFBYTE_ADAPTER", value_name = "NAME", hide_env_values = true)]
     pub adapter: Option<String>,
-    /// Storage of the KV cache [default: auto; f32 for logits, perplexity and verify]
-    #[arg(long, value_enum, value_name = "PRECISION")]
+    /// Storage of the KV cache: f32, f16 or auto [default: auto; f32 for logits, perplexity, verify]
+    #[arg(long, value_enum, value_name = "P", hide_possible_values = true)]
     pub precision: Option<PrecisionArg>,
     /// Tokens that the KV cache holds [default: the model's, at most 2048]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub context: Option<usize>,
     /// Capabilities to leave unused: f16, subgroups, dot4
-    #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = ["f16", "subgroups", "dot4"], hide_possible_values = true)]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', hide_possible_values = true,
+        value_parser = ["f16", "subgroups", "dot4"])]
     pub without: Vec<String>,
-    /// Limits to keep to: all of the adapter's, WebGPU's guaranteed floor, or an iPhone's
-    #[arg(long, value_enum, default_value = "adapter")]
+    /// Limits to keep to: adapter, all it has; floor, what WebGPU guarantees; iphone, 1 GiB buffers, 1.5 GB in all
+    #[arg(long, value_enum, value_name = "L", hide_possible_values = true, default_value = "adapter")]
     pub limits: LimitsArg,
 }
 
@@ -173,12 +174,24 @@ pub const DRIVER_HINT: &str = "to use a GPU, install its Vulkan driver (Debian, 
 /// The name of the embedded model, where there is no such file.
 const EMBEDDED: &str = "embedded";
 
+/// What MODEL may be.
+const MODELS: &str = "a Hugging Face folder, a .gguf or .safetensors file, or `embedded`";
+
+/// An error that says which of the user's files it is about.
+pub fn about(path: &str, error: Error) -> anyhow::Error {
+    let told = error.to_string().contains(path);
+    if told { error.into() } else { anyhow::Error::from(error).context(path.to_owned()) }
+}
+
 /// Opens MODEL: nothing or `embedded` for the embedded one, a folder, a file.
 pub async fn open_model(model: Option<&str>) -> Result<Checkpoint> {
     match model {
         None => Ok(embedded::open().await?),
         Some(EMBEDDED) if !Path::new(EMBEDDED).exists() => Ok(embedded::open().await?),
-        Some(path) => Checkpoint::open(path).await.with_context(|| format!("cannot open {path}")),
+        Some(path) if !Path::new(path).exists() => {
+            bail!("{path}: no such file or folder; MODEL is {MODELS}")
+        }
+        Some(path) => Checkpoint::open(path).await.map_err(|e| about(path, e)),
     }
 }
 
@@ -283,12 +296,18 @@ fn message(error: &anyhow::Error) -> String {
     text
 }
 
-/// The arguments; `run` is put before them if they name no command.
+/// The arguments; where they name no command but options, a prompt or a file, `run` is put before them.
 fn arguments() -> Vec<OsString> {
     let mut all: Vec<OsString> = std::env::args_os().collect();
-    let first = all.get(1).and_then(|first| first.to_str());
-    let own = ["-h", "--help", "-V", "--version"];
-    if first.is_none_or(|first| first.starts_with('-') && !own.contains(&first)) {
+    let implied = match all.get(1).map(|first| first.to_string_lossy()) {
+        None => true,
+        Some(first) if first.starts_with('-') => !["-h", "--help", "-V", "--version"].contains(&&*first),
+        Some(first) => {
+            let known = first == "help" || Cli::command().find_subcommand(&*first).is_some();
+            !known && (looks_like_prompt(&first) || Path::new(&*first).exists())
+        }
+    };
+    if implied {
         all.insert(1.min(all.len()), "run".into());
     }
     all

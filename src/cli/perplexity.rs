@@ -12,18 +12,19 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 /// Measure how well a model predicts a text
-///
-/// Documents in FILE stand between <|endoftext|>; each is stripped, begins with BOS and is cut to the context. A FILE
-/// without separators is one document, cut into windows of the context. The mean is over all predicted tokens.
 #[derive(Args)]
 #[command(after_help = "\
+Documents in FILE stand between <|endoftext|>; each is stripped, begins with BOS
+and is cut to the context. A FILE without separators is one document, cut into
+windows of the context. The mean is over all predicted tokens.
+
 Examples:
   halfbyte perplexity model.gguf wiki.test.raw --context 2048
   halfbyte perplexity embedded stories.txt --json
 
 With --json: {perplexity, nll, tokens}; nll is the mean, in nats a token.")]
 pub struct Perplexity {
-    /// A Hugging Face folder, a .gguf or a .safetensors file, or `embedded`
+    /// A Hugging Face folder, a .gguf or .safetensors file, or `embedded`
     model: String,
     /// The text, in UTF-8; `-` is stdin
     file: String,

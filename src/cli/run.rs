@@ -14,10 +14,10 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 /// Write a text: stream it, then say how fast that was
-///
-/// A model with a chat template answers PROMPT, any other one continues it.
 #[derive(Args)]
 #[command(after_help = "\
+A model with a chat template answers PROMPT, any other one continues it.
+
 Examples:
   halfbyte run
   halfbyte run \"The old lighthouse keeper\"
@@ -28,7 +28,7 @@ With --json: {text, prompt_token_ids, token_ids, finish_reason, timings, memory,
 adapter}. text is what was written, without the prompt; finish_reason is stop,
 length, or null after Ctrl-C.")]
 pub struct Run {
-    /// A Hugging Face folder, a .gguf or a .safetensors file [default: the embedded storyteller]
+    /// A Hugging Face folder, a .gguf or .safetensors file [default: the embedded storyteller]
     model: Option<String>,
     /// How the text begins, or what to answer; `-` reads it from stdin [default: "Once upon a time"]
     prompt: Option<String>,
@@ -99,7 +99,7 @@ impl Run {
             session.generate(&prompt, &options)?
         };
         if self.common.json {
-            let written = write(generation, &mut std::io::sink()).await?;
+            let written = write(generation, false, &mut std::io::sink()).await?;
             let Summary { prompt_token_ids, token_ids, finish_reason, .. } = &written.summary;
             print_json(&Report {
                 text: &written.text,
@@ -121,7 +121,7 @@ impl Run {
             write!(out, "{prompt}")?;
             out.flush()?;
         }
-        let written = write(generation, &mut out).await?;
+        let written = write(generation, answers, &mut out).await?;
         writeln!(out)?;
         drop(out);
         statistics(&written.summary, written.seed, load_ms, &memory, &device_name(&device));
@@ -142,7 +142,7 @@ fn statistics(summary: &Summary, seed: Option<u64>, load_ms: f64, memory: &Memor
     note(&format!("prompt   {prompt} tokens, {:.1} tokens/s", summary.prefill_tokens_per_s));
     note(&format!("text     {written} tokens, {:.1} tokens/s; {end}{seed}", summary.decode_tokens_per_s));
     note(&format!(
-        "memory   weights {} ({} on disk), KV cache {}, host {}",
+        "memory   weights {} ({} on disk), KV cache {}, host heap {}",
         bytes(memory.weights_bytes_gpu),
         bytes(memory.weights_bytes_disk),
         bytes(memory.kv_bytes),

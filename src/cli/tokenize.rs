@@ -1,7 +1,7 @@
 //! `halfbyte tokenize`: text to tokens and back.
 
-use super::{Common, note, open_model, print_json, text_file};
-use anyhow::{Context as _, Result};
+use super::{Common, about, note, open_model, print_json, text_file};
+use anyhow::Result;
 use clap::Args;
 use halfbyte::checkpoint::Checkpoint;
 use halfbyte::tokenizer::Tokenizer;
@@ -18,8 +18,8 @@ Examples:
   halfbyte tokenize ./tokenizer.json --file book.txt --json
   halfbyte tokenize model.gguf --decode 1,9038,2501
 
-Without TEXT and --file the text comes from stdin. With --json: {token_ids, pieces},
-and with --decode {text, token_ids, pieces}.")]
+Without TEXT and --file the text comes from stdin. With --json: {token_ids,
+pieces}, and with --decode {text, token_ids, pieces}.")]
 pub struct Tokenize {
     /// A Hugging Face folder, a .gguf (of a vocabulary only will do), a tokenizer.json, or `embedded`
     model: String,
@@ -103,5 +103,5 @@ async fn open(model: &str) -> Result<Tokenizer> {
         Ok(checkpoint) => Tokenizer::from_checkpoint(&checkpoint).await.map(|(tokenizer, _)| tokenizer),
         Err(_) => Tokenizer::open(model).await,
     };
-    tokenizer.with_context(|| format!("cannot open the tokenizer of {model}"))
+    tokenizer.map_err(|e| about(model, e))
 }

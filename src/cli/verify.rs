@@ -12,16 +12,18 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// Check every kernel against its CPU twin on this adapter
-///
-/// Shapes and values are random, odd sizes included. The exit status is 1 if a kernel fails.
 #[derive(Args)]
 #[command(after_help = "\
+Shapes and values are random, odd sizes included. The exit status is 1 if a
+kernel fails. Both precisions of the KV cache are checked, whatever --precision says.
+
 Examples:
   halfbyte verify
   halfbyte verify --adapter llvmpipe --without f16,subgroups --limits floor
 
-With --json: {kernels: [{name, codec, max_error, tolerance, pass}], adapter, seed}.
-max_error is relative to the norm of the twin's result; null: no finite number.")]
+With --json: {kernels: [{name, codec, max_error, tolerance, pass}], adapter,
+seed}. max_error is relative to the norm of the twin's result; null is no finite
+number.")]
 pub struct Verify {
     /// The same seed draws the same shapes and values [default: another one every time]
     #[arg(long, value_name = "N")]

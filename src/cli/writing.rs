@@ -1,7 +1,7 @@
 //! How `run` and `chat` write: the flags of sampling, and the loop that streams a text.
 
-use super::{Common, fraction, interrupt, open_model, progress_bar, show};
-use anyhow::{Context as _, Result};
+use super::{Common, about, fraction, interrupt, open_model, progress_bar, show};
+use anyhow::Result;
 use clap::Args;
 use halfbyte::checkpoint::lora::Adapter;
 use halfbyte::model::{LoadOptions, Precision};
@@ -57,7 +57,7 @@ impl Lora {
     pub async fn open(&self) -> Result<Vec<Adapter>> {
         let mut all = Vec::new();
         for folder in &self.lora {
-            all.push(Adapter::open(folder).await.with_context(|| format!("cannot open the LoRA {folder}"))?);
+            all.push(Adapter::open(folder).await.map_err(|e| about(folder, e))?);
         }
         Ok(all)
     }
@@ -109,15 +109,17 @@ pub struct Written {
     pub seed: Option<u64>,
 }
 
-/// Streams a generation to `out`, until its end or Ctrl-C.
-pub async fn write(mut generation: Generation<'_>, out: &mut dyn Write) -> Result<Written> {
+/// Streams a generation to `out`, until its end or Ctrl-C. With `apart` it stands for itself on the screen, so the
+/// space before its first word is not shown.
+pub async fn write(mut generation: Generation<'_>, apart: bool, out: &mut dyn Write) -> Result<Written> {
     let writing = interrupt::Writing::new();
     let mut text = String::new();
     while !writing.cancelled()
         && let Some(piece) = generation.next().await
     {
         let piece = piece?;
-        out.write_all(piece.as_bytes())?;
+        let begins = apart && text.trim_start().is_empty();
+        out.write_all(if begins { piece.trim_start() } else { &piece }.as_bytes())?;
         out.flush()?;
         text.push_str(&piece);
     }
