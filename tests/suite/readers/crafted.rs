@@ -1,0 +1,1 @@
+//! Small files made on the spot.
