@@ -84,6 +84,7 @@ fn settings(module: &Module<'_>) -> Result<Settings> {
 
 async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
     let Settings { bits, group, v1 } = settings(module)?;
+    module.only(&["qweight", "qzeros", "scales", "g_idx", "bias"])?;
     let (rows, cols) = (module.rows, module.cols);
     if !(rows * bits).is_multiple_of(32) || !(cols * bits).is_multiple_of(32) {
         let what = format!("a GPTQ layer of {cols} inputs and {rows} outputs at {bits} bits");

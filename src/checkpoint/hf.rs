@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
 /// Longer JSON files than this are no configuration.
-const MAX_JSON: u64 = 64 << 20;
+const MAX_JSON: u64 = 16 << 20;
 
 /// The JSON object in file `name`, if there is such a file.
 pub(crate) async fn json(files: &Files, name: &str) -> Result<Option<Value>> {
