@@ -609,14 +609,18 @@ pub fn config(
         eos,
     };
     config.check(&metadata.file)?;
-    check_scaling(&config.rope.scaling, &metadata.file)?;
+    check_scaling(&config, &metadata.file)?;
     Ok(config)
 }
 
-/// Factors are positive numbers.
-fn check_scaling(scaling: &RopeScaling, file: &str) -> Result<()> {
-    let bad = match scaling {
+/// Factors are positive numbers, one for each pair of channels.
+fn check_scaling(config: &ModelConfig, file: &str) -> Result<()> {
+    let bad = match &config.rope.scaling {
         RopeScaling::Linear { factor } => (!(factor.is_finite() && *factor > 0.0)).then_some(*factor),
+        RopeScaling::Factors(all) if all.len() != config.head_dim / 2 => {
+            let error = Error::corrupt("rope_freqs.weight length mismatch").file(file);
+            return Err(error.expected(config.head_dim / 2).found(all.len()));
+        }
         RopeScaling::Factors(all) => {
             all.iter().find(|&&x| !(x.is_finite() && x > 0.0)).map(|&x| f64::from(x))
         }

@@ -296,6 +296,12 @@ pub struct Checkpoint {
     files: Files,
 }
 
+impl std::fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({}): {:?}", self.name, self.format_name(), self.config)
+    }
+}
+
 impl Checkpoint {
     /// Opens a folder, a `.gguf` file, or a `.safetensors` file with its `config.json` beside it.
     #[cfg(not(target_arch = "wasm32"))]
@@ -369,7 +375,7 @@ impl Checkpoint {
         let generation = hf::json(&files, "generation_config.json").await?;
         let config = hf::model_config(&json, generation.as_ref())?;
         let tensors = hf::tensors(&files, only).await?;
-        let name = only.unwrap_or("config.json").to_string();
+        let name = only.unwrap_or("model").to_string();
         Ok(Self { name, config, tensors, quantization, metadata: None, files })
     }
 

@@ -401,8 +401,10 @@ impl Grid {
         let fit = |step: usize, other: usize| (area / other / step * step).max(step);
         let (high, wide) = match self.major {
             Major::Rows => {
-                let high =
-                    fit(if self.row_step * self.cols <= area { self.row_step } else { TILE_ROWS }, self.cols);
+                let high = fit(
+                    if self.row_step.saturating_mul(self.cols) <= area { self.row_step } else { TILE_ROWS },
+                    self.cols,
+                );
                 (high, if high * self.cols <= area { self.cols } else { fit(self.col_step, high) })
             }
             Major::Cols => {

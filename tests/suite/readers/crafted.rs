@@ -4,6 +4,7 @@
 use super::*;
 use halfbyte::checkpoint::Files;
 use halfbyte::checkpoint::source::{Bytes, Source};
+use halfbyte::model::RopeScaling;
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -236,7 +237,7 @@ fn bitsandbytes(double: bool, storage: &str) -> Crafted {
             "shape": [rows, cols], "nested_blocksize": 16, "nested_offset": 0.75});
         let state = state.to_string().into_bytes();
         file.add(&format!("{weight}.quant_state.bitsandbytes__nf4"), "U8", &[state.len()], state);
-        let nibble = |i: usize| codes[i / 2] >> (if i % 2 == 0 { 4 } else { 0 }) & 15;
+        let nibble = |i: usize| codes[i / 2] >> (if i.is_multiple_of(2) { 4 } else { 0 }) & 15;
         let dense = (0..rows * cols).map(|i| (f64::from(table[nibble(i) as usize]) * absmax[i / 64]) as f32);
         weights.insert(name, dense.collect());
     }
@@ -471,6 +472,44 @@ fn nan_is_refused() {
         bytes[range.start as usize..range.start as usize + 4].fill(0xff);
         let error = model.open(bytes).and_then(|c| load_all(&c, BUDGETS[0]).map(|_| ())).unwrap_err();
         assert!(error.to_string().contains("non-finite"), "{name}: {error}");
+    }
+}
+
+/// Configurations that say something else than the usual.
+#[test]
+fn configurations() {
+    let parse = |more: &str, generation: Option<&str>| {
+        let config = config(more).replace(r#""vocab_size":40,"#, r#""vocab_size":40,"hidden_act":"silu","#);
+        halfbyte::checkpoint::hf::parse_config(config.as_bytes(), generation.map(str::as_bytes))
+    };
+    let plain = parse("", Some(r#"{"eos_token_id":[3,7]}"#)).unwrap();
+    assert_eq!((plain.eos, plain.window, plain.context), (vec![2, 3, 7], None, 64));
+    let mistral = r#","model_type":"mistral","sliding_window":16"#;
+    assert_eq!(parse(mistral, None).unwrap().window, Some(16));
+    assert_eq!(parse(r#","model_type":"mistral","sliding_window":null"#, None).unwrap().window, None);
+    let qwen = r#","model_type":"qwen2","sliding_window":16,"max_window_layers":0,"use_sliding_window""#;
+    assert_eq!(parse(&format!("{qwen}:true"), None).unwrap().window, Some(16));
+    assert_eq!(parse(&format!("{qwen}:false"), None).unwrap().window, None);
+    let linear = parse(r#","rope_scaling":{"type":"linear","factor":4.0}"#, None).unwrap();
+    assert_eq!((linear.rope.scaling, linear.context), (RopeScaling::Linear { factor: 4.0 }, 256));
+    for (more, says) in [
+        (r#","rope_scaling":{"rope_type":"yarn","factor":4.0}"#, "rope type yarn"),
+        (r#","rope_scaling":{"rope_type":"linear"}"#, "missing factor"),
+        (r#","rope_scaling":{"rope_type":"linear","factor":-2}"#, "invalid factor -2"),
+        (r#","rope_scaling":[1]"#, "invalid rope_scaling [1]"),
+        (r#","partial_rotary_factor":0.5"#, "partial_rotary_factor 0.5"),
+        (r#","hidden_act":"gelu""#, "hidden_act gelu"),
+        (r#","model_type":"mamba""#, "architecture mamba"),
+        (r#","architectures":["LlamaForSequenceClassification"]"#, "LlamaForSequenceClassification"),
+        (r#","num_hidden_layers":1e9"#, "invalid num_hidden_layers"),
+        (r#","num_hidden_layers":1000000000"#, "invalid num_hidden_layers 1000000000"),
+        (r#","eos_token_id":"end""#, "invalid eos_token_id"),
+        (r#","head_dim":7"#, "head_dim"),
+        (r#","head_dim":0"#, "invalid head_dim 0"),
+        (r#","rope_theta":-1"#, "invalid rope_theta -1"),
+    ] {
+        let error = parse(more, None).unwrap_err().to_string();
+        assert!(error.contains(says), "{more}: {error}");
     }
 }
 

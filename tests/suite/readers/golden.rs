@@ -1,6 +1,8 @@
 //! Decoded weights equal the makers' tools': to the bit, where the fixture says that it can be.
 
 use super::*;
+use halfbyte::checkpoint::TokenizerFiles;
+use halfbyte::model::RopeScaling;
 
 /// Compares every matrix of `folder` with its golden.json; gives how many there were.
 fn compare(folder: &Path) -> usize {
@@ -163,6 +165,8 @@ fn lora_weights_are_golden() {
                     }
                 }
                 compared += 1;
+            } else {
+                assert_eq!(wanted["sha256_f32"], sha256(&decode(matrix, BUDGETS[0]).unwrap()));
             }
             for (w, first) in weights.iter().zip(wanted["first8"].as_array().unwrap()) {
                 assert!((w - first.as_f64().unwrap()).abs() < 1e-6, "{} of {folder}", matrix.name);
@@ -235,6 +239,41 @@ fn models_load() {
         loaded += 1;
     }
     assert!(loaded >= 16, "{loaded}");
+}
+
+/// A GGUF file and a Hugging Face folder of one model, written by different tools, hold the same weights.
+#[test]
+fn gguf_and_hugging_face_agree() {
+    let Some(shared) = shared("stories260K") else { return };
+    let open = |path: &str| block_on(Checkpoint::open(shared.join("models").join(path))).unwrap();
+    let (gguf, hf) = (open("stories260K/stories260Ktok512.gguf"), open("stories260K-hf"));
+    let all = |checkpoint| load_all(checkpoint, BUDGETS[0]).unwrap();
+    for (a, b) in all(&gguf).iter().zip(&all(&hf)) {
+        assert_eq!(a.name, b.name);
+        assert!(decode(a, BUDGETS[1]).unwrap() == decode(b, BUDGETS[1]).unwrap(), "{}", a.name);
+    }
+}
+
+/// `rope_freqs.weight` becomes factors; tokenizers are handed over.
+#[test]
+fn side_material() {
+    let models = fixtures().join("models");
+    let gguf = block_on(Checkpoint::open(models.join("llama-rope-llama3-gguf"))).unwrap();
+    let RopeScaling::Factors(factors) = &gguf.config().rope.scaling else {
+        panic!("{:?}", gguf.config().rope)
+    };
+    assert_eq!(factors.len(), gguf.config().head_dim / 2);
+    let TokenizerFiles::Gguf(metadata) = block_on(gguf.tokenizer_files()).unwrap() else { panic!() };
+    assert_eq!(metadata.strings("tokenizer.ggml.tokens").unwrap().unwrap().len(), gguf.config().vocab);
+    let hf = block_on(Checkpoint::open(models.join("llama"))).unwrap();
+    assert!(matches!(block_on(hf.tokenizer_files()).unwrap(), TokenizerFiles::None));
+    let Some(shared) = shared("tokenizer.json") else { return };
+    let hf = block_on(Checkpoint::open(shared.join("models/tinystories-656k"))).unwrap();
+    let TokenizerFiles::Hf { tokenizer_json, tokenizer_config, .. } = block_on(hf.tokenizer_files()).unwrap()
+    else {
+        panic!()
+    };
+    assert!(tokenizer_json.len() > 80_000 && tokenizer_config.is_some());
 }
 
 /// `config.json` in the keys of transformers 4 and 5 say the same.
