@@ -52,6 +52,7 @@ const LAYOUTS: &[Layout] = &[
 ];
 
 async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
+    module.only(&["weight", "bias"])?;
     let weight = module.require("weight")?;
     weight.expect_shape(&[module.rows, module.cols])?;
     let (Dtype::Block(ty), Some(layout)) = (weight.dtype, layout(weight.dtype)) else {

@@ -230,6 +230,8 @@ type Parsed<T> = Result<T, Stop>;
 
 /// First guess of how long metadata and directory are; doubled until they fit.
 const FIRST_READ: u64 = 1 << 20;
+/// The largest tokenizers take a few megabytes.
+const MAX_READ: u64 = 64 << 20;
 
 /// Reads metadata and tensor directory of `source` and checks them against the file.
 pub async fn open(source: &Arc<dyn Source>) -> Result<(Metadata, Vec<TensorInfo>)> {
@@ -239,7 +241,7 @@ pub async fn open(source: &Arc<dyn Source>) -> Result<(Metadata, Vec<TensorInfo>
         match parse(&bytes, source) {
             Ok(parsed) => return Ok(parsed),
             Err(Stop::Bad(error)) => return Err(error.file(source.name())),
-            Err(Stop::More) => length = length.saturating_mul(2).min(source.len()),
+            Err(Stop::More) => length = (2 * length).min(source.len()).min(MAX_READ),
         }
     }
 }
@@ -263,6 +265,10 @@ impl<'a> Cursor<'a> {
                     .remedy("the file may be truncated: fetch it again"),
             ));
         };
+        if end > MAX_READ {
+            let error = Error::corrupt("metadata too long").expected(format!("at most {MAX_READ} bytes"));
+            return Err(Stop::Bad(error));
+        }
         let taken =
             usize::try_from(end).ok().and_then(|end| self.bytes.get(self.at..end)).ok_or(Stop::More)?;
         self.at += taken.len();
@@ -603,14 +609,18 @@ pub fn config(
         eos,
     };
     config.check(&metadata.file)?;
-    check_scaling(&config.rope.scaling, &metadata.file)?;
+    check_scaling(&config, &metadata.file)?;
     Ok(config)
 }
 
-/// Factors are positive numbers.
-fn check_scaling(scaling: &RopeScaling, file: &str) -> Result<()> {
-    let bad = match scaling {
+/// Factors are positive numbers, one for each pair of channels.
+fn check_scaling(config: &ModelConfig, file: &str) -> Result<()> {
+    let bad = match &config.rope.scaling {
         RopeScaling::Linear { factor } => (!(factor.is_finite() && *factor > 0.0)).then_some(*factor),
+        RopeScaling::Factors(all) if all.len() != config.head_dim / 2 => {
+            let error = Error::corrupt("rope_freqs.weight length mismatch").file(file);
+            return Err(error.expected(config.head_dim / 2).found(all.len()));
+        }
         RopeScaling::Factors(all) => {
             all.iter().find(|&&x| !(x.is_finite() && x > 0.0)).map(|&x| f64::from(x))
         }

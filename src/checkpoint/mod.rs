@@ -175,6 +175,24 @@ impl<'a> Module<'a> {
             .remedy(supported()))
     }
 
+    /// An error if it has other tensors than `suffixes` and what lies below them: ignoring one would give wrong
+    /// answers.
+    pub(crate) fn only(&self, suffixes: &[&str]) -> Result<()> {
+        let prefix = self.name.len() + 1;
+        let known = |name: &str| {
+            let rest = |suffix: &&str| name.strip_prefix(*suffix);
+            suffixes.iter().filter_map(rest).any(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        match self.tensors.under(self.name).find(|t| !known(&t.name[prefix..])) {
+            None => Ok(()),
+            Some(tensor) => Err(tensor.blame(
+                Error::unsupported(format!("a tensor that this format has no use for ({})", tensor.dtype))
+                    .expected(suffixes.join(", "))
+                    .remedy(supported()),
+            )),
+        }
+    }
+
     /// A matrix without transforms; the bias is read.
     pub(crate) async fn matrix(
         &self,
@@ -230,6 +248,8 @@ pub fn module_shape(config: &ModelConfig, name: &str) -> Option<(usize, usize)> 
     })
 }
 
+/// A `tokenizer.json` of a vocabulary of 256 thousand tokens has some 30 MB.
+const MAX_TOKENIZER: u64 = 256 << 20;
 const EMBEDDING: &str = "model.embed_tokens";
 const HEAD: &str = "lm_head";
 
@@ -274,6 +294,12 @@ pub struct Checkpoint {
     quantization: Value,
     metadata: Option<Arc<gguf::Metadata>>,
     files: Files,
+}
+
+impl std::fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({}): {:?}", self.name, self.format_name(), self.config)
+    }
 }
 
 impl Checkpoint {
@@ -349,7 +375,7 @@ impl Checkpoint {
         let generation = hf::json(&files, "generation_config.json").await?;
         let config = hf::model_config(&json, generation.as_ref())?;
         let tensors = hf::tensors(&files, only).await?;
-        let name = only.unwrap_or("config.json").to_string();
+        let name = only.unwrap_or("model").to_string();
         Ok(Self { name, config, tensors, quantization, metadata: None, files })
     }
 
@@ -489,16 +515,19 @@ impl Checkpoint {
     /// `model.embed_tokens` or `lm_head`; none if the head is the embedding. Whichever of the two a checkpoint with
     /// tied embeddings has stored is the embedding.
     pub async fn matrix(&self, name: &str) -> Result<Option<StoredMatrix>> {
-        let has = |module: &str| self.tensors.under(module).next().is_some();
         if name == HEAD && self.config.tied {
             return Ok(None);
         }
-        if name == EMBEDDING && self.config.tied && !has(EMBEDDING) && has(HEAD) {
-            let mut embedding = self.read(HEAD).await?;
-            embedding.name = EMBEDDING.to_string();
-            return Ok(Some(embedding));
-        }
-        self.read(name).await.map(Some)
+        let stored = if name == EMBEDDING { self.embedding() } else { name };
+        let mut matrix = self.read(stored).await?;
+        matrix.name = name.to_string();
+        Ok(Some(matrix))
+    }
+
+    /// The module that holds the embedding.
+    fn embedding(&self) -> &'static str {
+        let has = |module: &str| self.tensors.under(module).next().is_some();
+        if self.config.tied && !has(EMBEDDING) && has(HEAD) { HEAD } else { EMBEDDING }
     }
 
     /// The vector `name` (`model.norm.weight`) of `len` numbers, if there is one.
@@ -511,8 +540,7 @@ impl Checkpoint {
     /// Checks that all modules and norms are there, without reading any.
     pub fn check(&self) -> Result<()> {
         let missing = |name: &str| self.tensors.require(name).map(|_| ()).map_err(|e| e.file(&self.name));
-        let embedding = if self.stored_name_of_embedding() == HEAD { HEAD } else { EMBEDDING };
-        self.check_module(embedding)?;
+        self.check_module(self.embedding())?;
         for layer in 0..self.config.layers {
             let layer = format!("model.layers.{layer}");
             missing(&format!("{layer}.input_layernorm.weight"))?;
@@ -528,11 +556,6 @@ impl Checkpoint {
         if self.config.tied { Ok(()) } else { self.check_module(HEAD) }
     }
 
-    fn stored_name_of_embedding(&self) -> &'static str {
-        let has = |module: &str| self.tensors.under(module).next().is_some();
-        if self.config.tied && !has(EMBEDDING) && has(HEAD) { HEAD } else { EMBEDDING }
-    }
-
     fn check_module(&self, name: &str) -> Result<()> {
         let Some(module) = self.module(name) else { return Ok(()) };
         module.reader().map(|_| ()).map_err(|e| e.file(&self.name))
@@ -544,6 +567,10 @@ impl Checkpoint {
             return Ok(TokenizerFiles::Gguf(metadata.clone()));
         }
         let Some(source) = self.files.get("tokenizer.json") else { return Ok(TokenizerFiles::None) };
+        if source.len() > MAX_TOKENIZER {
+            let error = Error::corrupt("file too long").file(source.name()).found(source.len());
+            return Err(error.expected(format!("at most {MAX_TOKENIZER} bytes")));
+        }
         let template = match self.files.get("chat_template.jinja") {
             Some(source) => {
                 let bytes = source.read(0..source.len()).await?;

@@ -26,6 +26,7 @@ pub static READER: Reader = Reader {
 };
 
 async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
+    module.only(&["weight", "bias"])?;
     let weight = module.require("weight")?;
     let kind = weight.expect_float()?;
     weight.expect_shape(&[module.rows, module.cols])?;

@@ -70,6 +70,7 @@ async fn check_settings(module: &Module<'_>) -> Result<()> {
 
 async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
     check_settings(module).await?;
+    module.only(&["Qidxs", "SU", "SV", "Wscale", "fuse_scales", "codebook_id", "bias"])?;
     let (rows, cols) = (module.rows, module.cols);
     if !rows.is_multiple_of(TILE.0) || !cols.is_multiple_of(TILE.1) {
         let what = format!("a QuIP# layer of {cols} inputs and {rows} outputs");

@@ -115,8 +115,11 @@ impl ModelConfig {
             let expected = "an even number up to 512";
             return Err(Error::unsupported("head_dim").file(file).expected(expected).found(self.head_dim));
         }
-        if !(self.heads * self.head_dim).is_multiple_of(4) {
-            let width = self.heads * self.head_dim;
+        let width = self.heads.saturating_mul(self.head_dim);
+        if width > MAX_SIZE {
+            return invalid(format!("invalid attention width {width}"));
+        }
+        if !width.is_multiple_of(4) {
             return Err(Error::unsupported("attention width")
                 .file(file)
                 .expected("a multiple of 4")

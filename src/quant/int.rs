@@ -173,9 +173,10 @@ impl Codec for Int {
         for (group, out) in out.chunks_mut(self.group.min(packed.shape.cols)).enumerate() {
             let first = if group == 0 { 0 } else { group * self.group };
             let scale = self.scale.value(packed.item(1, row, group));
+            // Adding -0.0 changes nothing, not even the sign of a zero.
             let (zero, min) = match self.offset {
-                Offset::Symmetric(z) => (z as f64, 0.0),
-                Offset::Zero => (packed.item(2, row, group) as f64, 0.0),
+                Offset::Symmetric(z) => (z as f64, -0.0),
+                Offset::Zero => (packed.item(2, row, group) as f64, -0.0),
                 Offset::Min => (0.0, self.scale.value(packed.item(2, row, group))),
             };
             for (k, w) in out.iter_mut().enumerate() {

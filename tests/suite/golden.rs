@@ -104,6 +104,7 @@ async fn check_prompt(model: &Model, prompt: &Prompt, tolerance: f64, name: &str
         .expect("every position");
     if !prompt.logits.is_empty() {
         let error = relative_error(&last, &prompt.logits);
+        eprintln!("{name}: {error:.1e}");
         assert!(error <= tolerance, "{name}: logits of every position off by {error:e}");
     }
     if !prompt.argmax.is_empty() {

@@ -3,4 +3,5 @@
 mod adapters;
 mod golden;
 mod kernels;
+mod readers;
 mod tokenizer;
