@@ -70,6 +70,21 @@ pub struct Capabilities {
     pub memory_budget: Option<u64>,
 }
 
+impl Capabilities {
+    /// What WebGPU promises everywhere.
+    pub const FLOOR: Self = Self {
+        f16: false,
+        subgroups: None,
+        dot4: true,
+        software: false,
+        max_binding: 128 << 20,
+        max_buffer: 256 << 20,
+        workgroup_bytes: 16 << 10,
+        invocations: 256,
+        memory_budget: None,
+    };
+}
+
 /// One adapter, as `halfbyte adapters` lists it.
 #[derive(Debug, Clone, Serialize)]
 pub struct AdapterReport {
@@ -381,6 +396,11 @@ impl Context {
     /// Work counted so far.
     pub fn counters(&self) -> &Counters {
         &self.shared.counters
+    }
+
+    /// The linked texts of all pipelines made so far.
+    pub fn shaders(&self) -> Vec<String> {
+        self.shared.pipelines.texts()
     }
 
     /// The first error that the device reported since the last check.
