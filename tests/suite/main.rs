@@ -3,6 +3,7 @@
 mod adapters;
 mod golden;
 mod kernels;
+mod mutations;
 mod readers;
 mod shaders;
 mod shared;
