@@ -43,6 +43,8 @@ pub struct Options {
     pub without: Vec<String>,
     /// A smaller `max_storage_buffer_binding_size`, for tests of splitting.
     pub max_binding: Option<u64>,
+    /// Take kernels as for a real GPU on a software adapter, for tests.
+    pub as_hardware: bool,
     /// Shader parts that replace the built-in ones, by file name; for tests that break a kernel on purpose.
     pub shader_overrides: BTreeMap<String, String>,
 }
@@ -237,7 +239,7 @@ fn capabilities(
         f16: features.contains(wgpu::Features::SHADER_F16),
         subgroups: subgroups.then_some((info.subgroup_min_size, info.subgroup_max_size)),
         dot4: !options.without.iter().any(|w| w == "dot4"),
-        software: info.device_type == wgpu::DeviceType::Cpu,
+        software: info.device_type == wgpu::DeviceType::Cpu && !options.as_hardware,
         max_binding: limits.max_storage_buffer_binding_size,
         max_buffer: limits.max_buffer_size,
         workgroup_bytes: limits.max_compute_workgroup_storage_size,
