@@ -4,4 +4,6 @@ mod adapters;
 mod golden;
 mod kernels;
 mod readers;
+mod recording;
+mod shared;
 mod tokenizer;
