@@ -2,7 +2,7 @@
 //!
 //! For a layer `[N, K]`, N a multiple of 16 and K of 64:
 //!
-//! * `M.Qidxs` i64 `[N, K/32]`: four 16-bit codes a word, in tiles of 16 rows × 64 columns, see [`untile`].
+//! * `M.Qidxs` i64 `[N, K/32]`: four 16-bit codes a word, in tiles of 16 rows × 64 columns, see `untile`.
 //! * `M.SU` `[K]`, `M.SV` `[N]`: signs, or reals after fine-tuning.
 //! * `M.Wscale` scalar, optional; `M.fuse_scales` `[slices]` where modules are fused; `M.codebook_id` scalar.
 //!
