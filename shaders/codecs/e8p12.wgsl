@@ -1,7 +1,7 @@
 // E8P12 (QuIP#): 16 bits for 8 weights, a row of 256 absolute values and a byte of signs; see src/quant/e8p.rs.
 //
 // provides: prepare, decode8, dot32
-// requires: Weights8, P.units, cell_index, x4
+// requires: lib/product.wgsl
 
 @group(0) @binding(0) var<storage, read> codes: array<vec2<u32>>;
 @group(0) @binding(1) var<storage, read> tables: array<u32>;
@@ -43,17 +43,14 @@ fn decode8(row: u32, i: u32) -> Weights8 {
     return Weights8(vec4<f32>(w.a.x, w.b.x, w.a.y, w.b.y), vec4<f32>(w.a.z, w.b.z, w.a.w, w.b.w));
 }
 
-// Weights of one code times x[4j .. 4j + 7].
-fn e8p_dot8(code: u32, j: u32) -> f32 {
+// Weights of one code times eight activations.
+fn e8p_dot8(code: u32, low: vec4<f32>, high: vec4<f32>) -> f32 {
     let w = e8p_decode(code);
-    let low = x4(j);
-    let high = x4(j + 1u);
     return dot(w.a, vec4<f32>(low.xz, high.xz)) + dot(w.b, vec4<f32>(low.yw, high.yw));
 }
 
-fn dot32(row: u32, unit: u32) -> f32 {
+fn dot32(row: u32, unit: u32, x: X32) -> f32 {
     let cell = codes[cell_index(row, unit, P.units)];
-    let j = unit * 8u;
-    return (e8p_dot8(cell.x, j) + e8p_dot8(cell.x >> 16u, j + 2u))
-        + (e8p_dot8(cell.y, j + 4u) + e8p_dot8(cell.y >> 16u, j + 6u));
+    return (e8p_dot8(cell.x, x.a, x.b) + e8p_dot8(cell.x >> 16u, x.c, x.d))
+        + (e8p_dot8(cell.y, x.e, x.f) + e8p_dot8(cell.y >> 16u, x.g, x.h));
 }

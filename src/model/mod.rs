@@ -1,4 +1,408 @@
-//! Models: configuration → forward.
+//! Models: a checkpoint's weights on a device, with the recordings that run them.
 
 pub mod config;
+pub mod llama;
+pub mod rope;
+
 pub use config::{ModelConfig, Rope, RopeScaling};
+
+use crate::checkpoint::lora::Adapter;
+use crate::checkpoint::{Checkpoint, StoredMatrix};
+use crate::device::{Device, Recording, Tensor};
+use crate::error::{Error, Result};
+use crate::linear::{Linear, ScratchSize};
+use crate::ops::{Cache, Op, Rows, STEP_HEADER, Step, Tokens};
+use llama::{Activations, Layer};
+
+/// Architectures that run, by the name that readers give them.
+pub static ARCHITECTURES: &[&str] = &["llama", "mistral", "qwen2", "qwen3"];
+
+/// Tokens of one prefill step.
+pub const PREFILL_CHUNK: usize = 128;
+/// Rows that the head works on at once when every position's logits are wanted.
+const HEAD_BLOCK: usize = 32;
+/// Positions of the cache unless the caller says otherwise.
+pub const DEFAULT_CONTEXT: usize = 2048;
+
+/// In what numbers the KV cache is stored. Sums, norms and the residual stream are f32 whatever it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// f32.
+    F32,
+    /// f16.
+    F16,
+    /// f16: half the memory and bandwidth for errors of about 1e-3.
+    #[default]
+    Auto,
+}
+
+/// How to load.
+#[derive(Default)]
+pub struct LoadOptions {
+    /// Storage of the cache.
+    pub precision: Precision,
+    /// Positions of the cache; `None` takes the model's own, at most [`DEFAULT_CONTEXT`].
+    pub context: Option<usize>,
+    /// LoRA adapters, all applied.
+    pub adapters: Vec<Adapter>,
+}
+
+/// How far loading has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of the checkpoint that are on the device.
+    pub done: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+/// Bytes in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Memory {
+    /// Weights in the checkpoint.
+    pub weights_bytes_disk: u64,
+    /// The same weights on the device.
+    pub weights_bytes_gpu: u64,
+    /// Keys and values.
+    pub kv_bytes: u64,
+}
+
+/// A model on a device, ready to run.
+pub struct Model {
+    /// Its hyper-parameters.
+    pub config: ModelConfig,
+    /// Positions that the cache holds.
+    pub context: usize,
+    /// Bytes in use.
+    pub memory: Memory,
+    device: Device,
+    step: Tensor,
+    rotations: Tensor,
+    logits: Tensor,
+    prefill: Recording, // up to PREFILL_CHUNK tokens, logits of one row
+    decode: Recording,  // one token, logits and their argmax
+    body: Recording,    // as prefill, without the head
+    head: Recording,    // logits of up to HEAD_BLOCK rows of the last body
+    block_logits: Tensor,
+}
+
+/// Loads one stored thing after the other and counts bytes.
+struct Loader<'a> {
+    device: &'a Device,
+    checkpoint: &'a Checkpoint,
+    adapters: &'a [Adapter],
+    staged: usize,
+    disk: u64,
+    total: u64,
+    progress: &'a mut dyn FnMut(Progress),
+}
+
+impl Loader<'_> {
+    fn count(&mut self, bytes: u64) {
+        self.disk += bytes;
+        (self.progress)(Progress { done: self.disk.min(self.total), total: self.total });
+    }
+
+    async fn stored(&mut self, stored: Vec<StoredMatrix>, parent: &str) -> Result<Linear> {
+        let bytes = stored.iter().map(|m| m.disk_bytes).sum();
+        let linear = Linear::load(self.device, stored, parent, self.adapters, &mut self.staged).await?;
+        self.count(bytes);
+        Ok(linear)
+    }
+
+    async fn linear(&mut self, parent: &str, names: &[&str]) -> Result<Linear> {
+        let stored = self.checkpoint.matrices(parent, names).await?;
+        self.stored(stored, parent).await
+    }
+
+    async fn optional_vector(&mut self, name: &str, len: usize) -> Result<Option<Tensor>> {
+        let values = self.checkpoint.vector(name, len).await?;
+        values.map(|v| self.device.vector(name, &v)).transpose()
+    }
+
+    async fn vector(&mut self, name: &str, len: usize) -> Result<Tensor> {
+        let found = self.optional_vector(name, len).await?;
+        found.ok_or_else(|| Error::missing(format!("missing tensor {name}")).file(self.checkpoint.name()))
+    }
+
+    async fn layer(&mut self, index: usize, config: &ModelConfig) -> Result<Layer> {
+        let layer = format!("model.layers.{index}");
+        let (attention, mlp) = (format!("{layer}.self_attn"), format!("{layer}.mlp"));
+        let q_norm = self.optional_vector(&format!("{attention}.q_norm.weight"), config.head_dim).await?;
+        let k_norm = self.optional_vector(&format!("{attention}.k_norm.weight"), config.head_dim).await?;
+        Ok(Layer {
+            attention_norm: self.vector(&format!("{layer}.input_layernorm.weight"), config.hidden).await?,
+            wqkv: self.linear(&attention, &["q_proj", "k_proj", "v_proj"]).await?,
+            qk_norms: q_norm.zip(k_norm).map(|(q, k)| [q, k]),
+            wo: self.linear(&attention, &["o_proj"]).await?,
+            ffn_norm: self.vector(&format!("{layer}.post_attention_layernorm.weight"), config.hidden).await?,
+            gate_up: self.linear(&mlp, &["gate_proj", "up_proj"]).await?,
+            down: self.linear(&mlp, &["down_proj"]).await?,
+        })
+    }
+}
+
+fn activations(
+    device: &Device,
+    config: &ModelConfig,
+    scratch: ScratchSize,
+    tokens: usize,
+) -> Result<Activations> {
+    let zeros = |cols| device.zeros("activations", tokens, cols);
+    Ok(Activations {
+        x: zeros(config.hidden)?,
+        normed: zeros(config.hidden)?,
+        qkv: zeros(config.q_rows() + 2 * config.kv_rows())?,
+        attended: zeros(config.q_rows())?,
+        gate_up: zeros(2 * config.ffn)?,
+        activated: zeros(config.ffn)?,
+        scratch: scratch.allocate(device, tokens)?,
+    })
+}
+
+fn caches(device: &Device, config: &ModelConfig, context: usize, f16: bool) -> Result<Vec<Cache>> {
+    // The GPU packs two f16 a word; the twin keeps one rounded value a word.
+    let packed = f16 && matches!(device, Device::Gpu(_));
+    let words = config.kv_rows() * context / if packed { 2 } else { 1 };
+    let tensor = || {
+        device.zeros("KV cache", 1, words).map_err(|e| match e {
+            Error::OutOfMemory(what) => Error::OutOfMemory(format!("{what}; take a smaller --context")),
+            other => other,
+        })
+    };
+    (0..config.layers).map(|_| Ok(Cache { keys: tensor()?, values: tensor()?, context, f16 })).collect()
+}
+
+impl Model {
+    /// Streams the weights of `checkpoint` to `device` and prepares the recordings.
+    pub async fn load(
+        device: &Device,
+        checkpoint: &Checkpoint,
+        options: &LoadOptions,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<Self> {
+        let config = checkpoint.config().clone();
+        config.check(checkpoint.name())?;
+        checkpoint.check()?;
+        for adapter in &options.adapters {
+            adapter.check(&config)?;
+        }
+        let context = options.context.unwrap_or(config.context.min(DEFAULT_CONTEXT));
+        if context == 0 || context > 1 << 24 {
+            return Err(Error::invalid("context").expected("1 to 16777216 tokens").found(context));
+        }
+        let f16 = options.precision != Precision::F32;
+
+        let mut loader = Loader {
+            device,
+            checkpoint,
+            adapters: &options.adapters,
+            staged: 0,
+            disk: 0,
+            total: checkpoint.disk_bytes(),
+            progress: &mut progress,
+        };
+        let embedding = checkpoint.matrix("model.embed_tokens").await?;
+        let embedding =
+            embedding.ok_or_else(|| Error::missing("missing tensor model.embed_tokens.weight"))?;
+        let embedding = loader.stored(vec![embedding], "model").await?;
+        let mut layers = Vec::with_capacity(config.layers);
+        for index in 0..config.layers {
+            layers.push(loader.layer(index, &config).await?);
+        }
+        let norm = loader.vector("model.norm.weight", config.hidden).await?;
+        let own_head = match checkpoint.matrix("lm_head").await? {
+            Some(stored) => Some(loader.stored(vec![stored], "").await?),
+            None => None,
+        };
+        let disk = loader.disk;
+        let head = own_head.as_ref().unwrap_or(&embedding);
+
+        let linears = |l: &Layer| [&l.wqkv, &l.wo, &l.gate_up, &l.down].map(|l| (l.scratch(), l.bytes()));
+        let all: Vec<_> = layers.iter().flat_map(linears).chain([(head.scratch(), 0)]).collect();
+        let scratch = all.iter().map(|(s, _)| *s).fold(ScratchSize::default(), ScratchSize::or);
+        let weights = all.iter().map(|(_, bytes)| bytes).sum::<u64>()
+            + embedding.bytes()
+            + own_head.as_ref().map_or(0, Linear::bytes);
+
+        let step = device.zeros("step", 1, STEP_HEADER + PREFILL_CHUNK)?;
+        let rotations = device.zeros("rotations", context, config.head_dim)?;
+        let caches = caches(device, &config, context, f16)?;
+        let kv_bytes = caches.iter().map(|c| c.keys.bytes() + c.values.bytes()).sum();
+        let many = activations(device, &config, scratch, PREFILL_CHUNK)?;
+        let one = activations(device, &config, scratch, 1)?;
+        let logits = device.zeros("logits", 1, config.vocab)?;
+        let block_logits = device.zeros("logits", HEAD_BLOCK, config.vocab)?;
+        let block_normed = device.zeros("activations", HEAD_BLOCK, config.hidden)?;
+
+        let body = |a: &Activations| -> Result<Vec<Op>> {
+            let mut ops = vec![Op::Gather { table: embedding.table()?, out: a.x.clone() }];
+            for (layer, cache) in layers.iter().zip(&caches) {
+                llama::forward(&mut ops, &config, layer, &rotations, cache, a)?;
+            }
+            Ok(ops)
+        };
+        let head_ops = |ops: &mut Vec<Op>, a: &Activations, normed: &Tensor, logits: &Tensor| {
+            let (x, weight, eps) = (a.x.clone(), norm.clone(), config.norm_eps);
+            ops.push(Op::RmsNorm { rows: Rows::Head, x, weight, eps, out: normed.clone() });
+            head.forward(ops, Rows::Head, &a.scratch, normed, logits, false);
+        };
+        let mut prefill = body(&many)?;
+        head_ops(&mut prefill, &many, &one.normed, &logits);
+        prefill.push(Op::Argmax { logits: logits.clone(), step: step.clone() });
+        let mut decode = body(&one)?;
+        head_ops(&mut decode, &one, &one.normed, &logits);
+        decode.push(Op::Argmax { logits: logits.clone(), step: step.clone() });
+        let mut every = Vec::new();
+        head_ops(&mut every, &many, &block_normed, &block_logits);
+
+        let model = Self {
+            prefill: device.record(&step, prefill).await?,
+            decode: device.record(&step, decode).await?,
+            body: device.record(&step, body(&many)?).await?,
+            head: device.record(&step, every).await?,
+            memory: Memory { weights_bytes_disk: disk, weights_bytes_gpu: weights, kv_bytes },
+            device: device.clone(),
+            config,
+            context,
+            step,
+            rotations,
+            logits,
+            block_logits,
+        };
+        model.rotate(0, context, 0);
+        if let Device::Gpu(context) = device {
+            context.wait().await?;
+        }
+        Ok(model)
+    }
+
+    /// Where it runs.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Dispatches of one decode step, and of one prefill step.
+    pub fn dispatches(&self) -> (usize, usize) {
+        (self.decode.dispatches(), self.prefill.dispatches())
+    }
+
+    /// Writes rotations of positions `first..first + count` for a text of `length` positions.
+    fn rotate(&self, first: usize, count: usize, length: usize) {
+        let rows = rope::rotations(&rope::frequencies(&self.config, length), first, count);
+        self.device.write(&self.rotations, first * self.config.head_dim, bytemuck::cast_slice(&rows));
+    }
+
+    /// Checks tokens and makes room for them: dynamic RoPE turns with the length of the text.
+    fn prepare(&self, position: usize, tokens: &[u32]) -> Result<()> {
+        let end = position + tokens.len();
+        if end > self.context {
+            return Err(Error::ContextFull { prompt: end, context: self.context });
+        }
+        if let Some(id) = tokens.iter().find(|&&id| id as usize >= self.config.vocab) {
+            return Err(Error::invalid("token outside the vocabulary")
+                .expected(format!("ids below {}", self.config.vocab))
+                .found(id));
+        }
+        if tokens.is_empty() {
+            return Err(Error::invalid("no tokens").remedy("give at least one token"));
+        }
+        if matches!(self.config.rope.scaling, RopeScaling::Dynamic { .. }) {
+            self.rotate(position, tokens.len(), end);
+        }
+        Ok(())
+    }
+
+    /// Runs a prompt that starts at `position`, in chunks; the logits of its last token stay on the device, with
+    /// their argmax as the next token. `progress` is told how many tokens are done.
+    pub async fn prefill(
+        &self,
+        position: usize,
+        tokens: &[u32],
+        mut progress: impl FnMut(usize),
+    ) -> Result<u32> {
+        self.prepare(position, tokens)?;
+        let mut done = 0;
+        let mut chosen = 0;
+        for chunk in tokens.chunks(PREFILL_CHUNK) {
+            let last = done + chunk.len() == tokens.len();
+            let at = position + done;
+            if tokens.len() == 1 {
+                let step =
+                    Step { position: at, tokens: Tokens::Given(chunk.to_vec()), head_first: 0, head_rows: 1 };
+                chosen = self.run_for_token(&self.decode, &step).await?;
+            } else {
+                let (head_first, tokens) = (chunk.len() - 1, Tokens::Given(chunk.to_vec()));
+                let step = Step { position: at, tokens, head_first, head_rows: 1 };
+                if last {
+                    chosen = self.run_for_token(&self.prefill, &step).await?;
+                } else {
+                    // Read the chosen token too: it waits for the chunk, so that no submission grows too long.
+                    self.run_for_token(&self.body, &step).await?;
+                }
+            }
+            done += chunk.len();
+            progress(done);
+        }
+        Ok(chosen)
+    }
+
+    async fn run_for_token(&self, recording: &Recording, step: &Step) -> Result<u32> {
+        let words =
+            self.device.run_and_read(recording, &self.step, step, (&self.step, STEP_HEADER, 1)).await?;
+        words.first().copied().ok_or_else(|| Error::Gpu("nothing was read back".into()))
+    }
+
+    /// One decode step at `position`; returns the token of the largest logit.
+    pub async fn decode(&self, position: usize, tokens: Tokens) -> Result<u32> {
+        let step = self.decode_step(position, tokens)?;
+        self.run_for_token(&self.decode, &step).await
+    }
+
+    /// One decode step at `position`; returns the logits.
+    pub async fn decode_logits(&self, position: usize, token: u32) -> Result<Vec<f32>> {
+        let step = self.decode_step(position, Tokens::Given(vec![token]))?;
+        let all = (&self.logits, 0, self.config.vocab);
+        let words = self.device.run_and_read(&self.decode, &self.step, &step, all).await?;
+        Ok(bytemuck::cast_vec(words))
+    }
+
+    fn decode_step(&self, position: usize, tokens: Tokens) -> Result<Step> {
+        match &tokens {
+            Tokens::Given(ids) => self.prepare(position, ids)?,
+            Tokens::Chosen => self.prepare(position, &[0])?,
+        }
+        Ok(Step { position, tokens, head_first: 0, head_rows: 1 })
+    }
+
+    /// The logits of the last prefill or decode.
+    pub async fn logits(&self) -> Result<Vec<f32>> {
+        self.device.read(&self.logits, 1).await
+    }
+
+    /// Runs a text from position 0 and hands the logits of every position to `each`, in order.
+    pub async fn every_position(
+        &self,
+        tokens: &[u32],
+        mut each: impl FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        self.prepare(0, tokens)?;
+        for (i, chunk) in tokens.chunks(PREFILL_CHUNK).enumerate() {
+            let position = i * PREFILL_CHUNK;
+            let mut step =
+                Step { position, tokens: Tokens::Given(chunk.to_vec()), head_first: 0, head_rows: 1 };
+            self.device.run(&self.body, &self.step, &step)?;
+            for first in (0..chunk.len()).step_by(HEAD_BLOCK) {
+                step.head_first = first;
+                step.head_rows = HEAD_BLOCK.min(chunk.len() - first);
+                let all = (&self.block_logits, 0, step.head_rows * self.config.vocab);
+                let words = self.device.run_and_read(&self.head, &self.step, &step, all).await?;
+                let logits: Vec<f32> = bytemuck::cast_vec(words);
+                for (row, logits) in logits.chunks_exact(self.config.vocab).enumerate() {
+                    each(position + first + row, logits)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -290,21 +290,18 @@ mod tests {
     #[test]
     fn the_shader_part_is_valid() {
         let stub = "
-            struct Product { units: u32 }
-            struct Weights8 { a: vec4<f32>, b: vec4<f32> }
-            @group(0) @binding(2) var<uniform> P: Product;
-            @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;
             @group(0) @binding(4) var<storage, read_write> y: array<f32>;
-            fn cell_index(row: u32, cell: u32, cells: u32) -> u32 { return row * cells + cell; }
-            fn x4(j: u32) -> vec4<f32> { return x[j]; }
             @compute @workgroup_size(64) fn main(@builtin(local_invocation_index) lane: u32) {
                 prepare(lane, 64u);
                 workgroupBarrier();
                 let w = decode8(lane, 1u);
-                y[lane] = dot32(lane, 0u) + dot(w.a, x4(0u)) + dot(w.b, x4(1u));
+                let x = X32(w.a, w.b, w.a, w.b, w.a, w.b, w.a, w.b);
+                y[lane] = dot32(lane, 0u, x);
             }
         ";
-        let source = format!("{stub}{}", include_str!("../../shaders/codecs/e8p12.wgsl"));
+        let product = include_str!("../../shaders/lib/product.wgsl");
+        let codec = include_str!("../../shaders/codecs/e8p12.wgsl");
+        let source = format!("{stub}{product}{codec}");
         let module = naga::front::wgsl::parse_str(&source).map_err(|e| e.emit_to_string(&source)).unwrap();
         let (flags, floor) = (naga::valid::ValidationFlags::all(), naga::valid::Capabilities::empty());
         naga::valid::Validator::new(flags, floor).validate(&module).unwrap();

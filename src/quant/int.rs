@@ -1,4 +1,4 @@
-//! Integers of 1–8 bits in groups: `w = (q - z) · s`, or `w = q · s + m`.
+//! Integers of 2–8 bits in groups: `w = (q - z) · s`, or `w = q · s + m`.
 //!
 //! The packed-integer systems (GPTQ, AWQ, GGUF's Q types …) differ in how they store codes on disk; here they
 //! are one codec. Odd widths are kept as two planes: 3 = 2 + 1, 5 = 4 + 1, 6 = 4 + 2 bits.
@@ -8,10 +8,10 @@ use crate::error::{Error, Result};
 use std::any::Any;
 use std::sync::Arc;
 
-/// Integers of 1, 2, 3, 4, 5, 6 and 8 bits.
+/// Integers of 2, 3, 4, 5, 6 and 8 bits.
 pub static FAMILY: Family = Family {
     name: "int",
-    about: "integers of 1-8 bits in groups, symmetric, with zero points or minima",
+    about: "integers of 2-8 bits in groups, symmetric, with zero points or minima",
     wgsl: "int.wgsl",
     samples,
 };
@@ -43,7 +43,7 @@ fn samples() -> Vec<Arc<dyn Codec>> {
             all.push(codec);
         }
     };
-    for bits in [1, 2, 3, 4, 5, 6, 8] {
+    for bits in [2, 3, 4, 5, 6, 8] {
         add(bits, 32, Kind::F16, Offset::Symmetric(1 << (bits - 1)));
         add(bits, 64, Kind::F16, Offset::Zero);
     }
@@ -59,8 +59,8 @@ fn samples() -> Vec<Arc<dyn Codec>> {
 impl Int {
     /// `bits` a code, `group` columns a scale ([`WHOLE_ROW`] for one scale a row).
     pub fn new(bits: u32, group: usize, scale: Kind, offset: Offset) -> Result<Arc<Self>> {
-        if !matches!(bits, 1..=6 | 8) {
-            return Err(Error::unsupported("bits a weight").expected("1, 2, 3, 4, 5, 6 or 8").found(bits));
+        if !matches!(bits, 2..=6 | 8) {
+            return Err(Error::unsupported("bits a weight").expected("2, 3, 4, 5, 6 or 8").found(bits));
         }
         if group == 0 || (group != WHOLE_ROW && !group.is_multiple_of(UNIT)) {
             return Err(Error::unsupported("group size")
@@ -78,8 +78,7 @@ impl Int {
         match self.bits {
             8 => 8,
             4..8 => 4,
-            2..4 => 2,
-            _ => 1,
+            _ => 2,
         }
     }
 }
@@ -124,7 +123,7 @@ impl Codec for Int {
         let low = self.low_bits();
         let scale_bits = self.scale.bits();
         let mut sections = vec![
-            Section { binding: 0, field: 0, shift: 0, bits: low, cell: UNIT },
+            Section { binding: 0, field: 0, shift: 0, bits: low, cell: 128 / low as usize },
             Section { binding: 1, field: 1, shift: 0, bits: scale_bits, cell: 1 },
         ];
         match self.offset {
@@ -160,7 +159,7 @@ impl Codec for Int {
             ("LOW_BITS", low),
             ("HIGH_BITS", self.bits - low),
             ("HIGH_SECTION", high_section),
-            ("GROUP_UNITS", if self.group == WHOLE_ROW { 0 } else { (self.group / UNIT) as u32 }),
+            ("GROUP_UNITS", if self.group == WHOLE_ROW { 1 << 26 } else { (self.group / UNIT) as u32 }),
             ("SCALE_FORMAT", scale),
             ("OFFSET", offset),
             ("ZERO", zero),

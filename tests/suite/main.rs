@@ -1,4 +1,7 @@
-//! All tests in one binary, so that the crate is linked once.
+//! One integration binary: links once, runs everything.
 
+mod adapters;
+mod golden;
+mod kernels;
 mod readers;
-mod shared;
+mod tokenizer;

@@ -1,0 +1,86 @@
+// out[t, head] = softmax(q·Kᵀ / sqrt(head_dim))·V, causal, grouped queries; one head of one token a workgroup.
+// The positions go by in tiles of LANES with an online softmax (Milakov & Gimelshein 2018).
+// qkv: [tokens, stride], out: [tokens, heads · head_dim]; cache layout as in rope.wgsl.
+// requires: lib/step.wgsl, reduce, cache
+
+struct Attention {
+    heads: u32,
+    kv_heads: u32,
+    stride: u32,
+    q_offset: u32,
+    context: u32,
+    window: u32, // positions a query sees, its own included
+    scale: f32,
+}
+@group(0) @binding(3) var<uniform> P: Attention;
+@group(0) @binding(4) var<storage, read> qkv: array<f32>;
+@group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;
+@group(0) @binding(7) var<storage, read> keys: array<Cached>;
+@group(0) @binding(8) var<storage, read> values: array<Cached>;
+
+const D4: u32 = HEAD_DIM / 4u;
+const SHARES: u32 = LANES / D4; // lanes that share four columns of the output
+var<workgroup> query: array<vec4<f32>, D4>;
+var<workgroup> weights: array<f32, LANES>;
+var<workgroup> sums: array<vec4<f32>, LANES>;
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>) {
+    let token = group.y;
+    let head = group.x;
+    let kv_head = head / (P.heads / P.kv_heads);
+    let end = step[POSITION] + token + 1u;
+    var start = 0u;
+    if (end > P.window) {
+        start = end - P.window;
+    }
+    let source = token * P.stride + P.q_offset + head * HEAD_DIM;
+    for (var i = lane.x; i < D4; i += LANES) {
+        let at = source + 4u * i;
+        query[i] = vec4(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]) * P.scale;
+    }
+    workgroupBarrier();
+
+    let column = lane.x % D4;
+    let share = lane.x / D4;
+    var most = -3.4e38;
+    var total = 0.0;
+    var sum = vec4(0.0);
+    for (var first = start; first < end; first += LANES) {
+        let position = first + lane.x;
+        var score = -3.4e38;
+        if (position < end) {
+            var products = vec4(0.0);
+            for (var i = 0u; i < D4; i++) {
+                products += query[i] * from_cache(keys[(kv_head * D4 + i) * P.context + position]);
+            }
+            score = products.x + products.y + products.z + products.w;
+        }
+        let new_most = max(most, reduce_max(score, lane.x));
+        var weight = 0.0;
+        if (position < end) {
+            weight = exp(score - new_most);
+        }
+        weights[lane.x] = weight;
+        let shrink = exp(max(most - new_most, -80.0));
+        total = total * shrink + reduce_add(weight, lane.x); // its barriers publish `weights`
+        sum *= shrink;
+        if (share < SHARES) {
+            let count = min(LANES, end - first);
+            for (var i = share; i < count; i += SHARES) {
+                let at = (kv_head * P.context + first + i) * D4 + column;
+                sum += weights[i] * from_cache(values[at]);
+            }
+        }
+        most = new_most;
+        workgroupBarrier();
+    }
+    sums[lane.x] = sum;
+    workgroupBarrier();
+    if (lane.x < D4) {
+        for (var i = 1u; i < SHARES; i++) {
+            sum += sums[i * D4 + lane.x];
+        }
+        out[(token * P.heads + head) * D4 + lane.x] = sum / total;
+    }
+}

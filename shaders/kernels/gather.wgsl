@@ -1,0 +1,22 @@
+// out[t, :] = row token_ids[t] of the matrix (embedding). out: [tokens, cols].
+// requires: codec, lib/product.wgsl, lib/step.wgsl
+
+@group(0) @binding(5) var<storage, read_write> y: array<vec4<f32>>;
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>) {
+    prepare(lane.x, 64u);
+    workgroupBarrier();
+    let token = group.y;
+    let id = step[TOKEN_IDS + token];
+    let i = group.x * 64u + lane.x;
+    if (id < P.first_row || id - P.first_row >= P.rows || 8u * i >= P.cols) {
+        return;
+    }
+    let w = decode8(id - P.first_row, i);
+    let at = token * P.y_stride + 2u * i;
+    y[at] = w.a;
+    if (8u * i + 4u < P.cols) {
+        y[at + 1u] = w.b;
+    }
+}

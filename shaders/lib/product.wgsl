@@ -1,0 +1,59 @@
+// What matvec, matmul and gather share with every codec.
+// provides: P, Weights8, X32, cell_index, section, f16_value
+
+struct Product {
+    rows: u32,          // rows of this part of the matrix
+    padded_rows: u32,   // rows as stored
+    cols: u32,
+    units: u32,         // runs of 32 columns
+    x_stride: u32,      // in vec4s
+    y_stride: u32,
+    y_offset: u32,
+    first_row: u32,     // of this part, for gathers
+    sections: vec4<u32>, // first word of every section in its binding
+}
+@group(0) @binding(3) var<uniform> P: Product;
+
+// Eight neighbouring weights of a row.
+struct Weights8 {
+    a: vec4<f32>,
+    b: vec4<f32>,
+}
+
+// 32 neighbouring activations.
+struct X32 {
+    a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>,
+    e: vec4<f32>, f: vec4<f32>, g: vec4<f32>, h: vec4<f32>,
+}
+
+// Place of a row's cell in [tile][cell][row of the tile]; `cells` is how many a row has.
+fn cell_index(row: u32, cell: u32, cells: u32) -> u32 {
+    let first = row & ~31u;
+    return first * cells + cell * min(32u, P.padded_rows - first) + (row & 31u);
+}
+
+// The value of an f16, subnormals included (unpack2x16float may flush them).
+fn f16_value(bits: u32) -> f32 {
+    let magnitude = bits & 0x7fffu;
+    let subnormal = f32(magnitude) * 5.9604645e-8;
+    let normal = bitcast<f32>((magnitude << 13u) + 0x38000000u);
+    return select(1.0, -1.0, (bits & 0x8000u) != 0u) * select(normal, subnormal, magnitude < 0x400u);
+}
+
+// Item `index` of a section of 16-bit numbers: f16 (format 1) or bf16 (format 2).
+fn number16(word: u32, index: u32, format: u32) -> f32 {
+    let bits = (word >> (16u * (index & 1u))) & 0xffffu;
+    if (format == 2u) {
+        return bitcast<f32>(bits << 16u);
+    }
+    return f16_value(bits);
+}
+
+fn sum4(v: vec4<f32>) -> f32 {
+    return v.x + v.y + v.z + v.w;
+}
+
+// Σx over 32 columns.
+fn sum32(x: X32) -> f32 {
+    return sum4((x.a + x.b) + (x.c + x.d) + ((x.e + x.f) + (x.g + x.h)));
+}

@@ -1,0 +1,518 @@
+//! Adapter, device, capabilities: everything that differs between machines, decided at run time.
+
+use super::pipeline::Pipelines;
+use crate::error::{Error, Result};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Which adapter to use.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum AdapterChoice {
+    /// The fastest that is there.
+    #[default]
+    Best,
+    /// By its place in [`adapters`].
+    Index(usize),
+    /// By a part of its name, driver or backend, in any case.
+    Name(String),
+}
+
+/// Which limits to ask the adapter for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LimitSet {
+    /// All that the adapter has.
+    #[default]
+    Adapter,
+    /// WebGPU's guaranteed minimum: 128 MiB bindings, 16 KiB workgroup memory, 256 invocations, 8 storage buffers.
+    Floor,
+    /// An iPhone-class device: the floor with 1 GiB buffers, and 1.5 GB for the whole process.
+    Iphone,
+}
+
+/// How to open a device.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Which adapter.
+    pub adapter: AdapterChoice,
+    /// Which limits.
+    pub limits: LimitSet,
+    /// Capabilities to leave unused: `f16`, `subgroups`, `dot4`.
+    pub without: Vec<String>,
+    /// A smaller `max_storage_buffer_binding_size`, for tests of splitting.
+    pub max_binding: Option<u64>,
+    /// Shader parts that replace the built-in ones, by file name; for tests that break a kernel on purpose.
+    pub shader_overrides: BTreeMap<String, String>,
+}
+
+/// What kernels may use. None of it changes what works, only how fast.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Capabilities {
+    /// 16-bit floats in shaders.
+    pub f16: bool,
+    /// Subgroup operations, with the smallest and largest size.
+    pub subgroups: Option<(u32, u32)>,
+    /// Packed 8-bit dot products (always there; this says whether to use them).
+    pub dot4: bool,
+    /// A software adapter: one row a lane beats splitting a row.
+    pub software: bool,
+    /// Largest storage binding in bytes.
+    pub max_binding: u64,
+    /// Largest buffer in bytes.
+    pub max_buffer: u64,
+    /// Workgroup memory in bytes.
+    pub workgroup_bytes: u32,
+    /// Invocations a workgroup.
+    pub invocations: u32,
+    /// Bytes that may be used in all, where that is known.
+    pub memory_budget: Option<u64>,
+}
+
+/// One adapter, as `halfbyte adapters` lists it.
+#[derive(Debug, Clone, Serialize)]
+pub struct AdapterReport {
+    /// Place in the list: what `--adapter 0` means.
+    pub index: usize,
+    /// The driver's name for it.
+    pub name: String,
+    /// `vulkan`, `metal`, `dx12`, `gl`, `webgpu`.
+    pub backend: String,
+    /// `discrete`, `integrated`, `software` …
+    pub kind: String,
+    /// Driver and version.
+    pub driver: String,
+    /// What it can do.
+    pub capabilities: Capabilities,
+}
+
+/// An open device. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    pub(crate) shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) overrides: BTreeMap<String, String>,
+    pub(crate) pipelines: Pipelines,
+    /// Bound where a kernel has a slot that is not used.
+    pub(crate) unused: wgpu::Buffer,
+    pub(crate) counters: Counters,
+    report: AdapterReport,
+    allocated: AtomicU64,
+    trouble: Arc<Mutex<Option<Error>>>,
+}
+
+/// What crossed the border between host and device so far.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Queue submissions of recordings.
+    pub submits: AtomicU64,
+    /// Compute passes.
+    pub passes: AtomicU64,
+    /// Dispatches.
+    pub dispatches: AtomicU64,
+    /// Buffer writes.
+    pub uploads: AtomicU64,
+    /// Bytes written.
+    pub upload_bytes: AtomicU64,
+    /// Bytes read back.
+    pub read_bytes: AtomicU64,
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("adapter", &self.shared.report.name).finish()
+    }
+}
+
+fn instance() -> wgpu::Instance {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = wgpu::Backends::PRIMARY | wgpu::Backends::GL;
+    wgpu::Instance::new(descriptor)
+}
+
+fn kind_name(kind: wgpu::DeviceType) -> &'static str {
+    match kind {
+        wgpu::DeviceType::DiscreteGpu => "discrete",
+        wgpu::DeviceType::IntegratedGpu => "integrated",
+        wgpu::DeviceType::VirtualGpu => "virtual",
+        wgpu::DeviceType::Cpu => "software",
+        wgpu::DeviceType::Other => "other",
+    }
+}
+
+/// Discrete before integrated before software; Vulkan, Metal and DX12 before GL.
+fn rank(info: &wgpu::AdapterInfo) -> u32 {
+    let kind = match info.device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    };
+    kind * 2 + u32::from(info.backend == wgpu::Backend::Gl)
+}
+
+/// Adapters that can run compute shaders with the floor's limits, best first.
+async fn usable(instance: &wgpu::Instance) -> Vec<wgpu::Adapter> {
+    let mut all = instance.enumerate_adapters(wgpu::Backends::all()).await;
+    if all.is_empty() {
+        // Browsers cannot enumerate.
+        let options = wgpu::RequestAdapterOptions {
+            power_preference: wgpu::PowerPreference::HighPerformance,
+            ..Default::default()
+        };
+        all.extend(instance.request_adapter(&options).await);
+    }
+    all.retain(|a| {
+        let compute = a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS);
+        compute
+            && a.limits().max_storage_buffers_per_shader_stage >= 8
+            && a.get_info().backend != wgpu::Backend::Noop
+    });
+    all.sort_by_key(|a| rank(&a.get_info()));
+    all
+}
+
+fn features(adapter: &wgpu::Adapter, without: &[String]) -> wgpu::Features {
+    let mut wanted = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+    if without.iter().any(|w| w == "f16") {
+        wanted.remove(wgpu::Features::SHADER_F16);
+    }
+    if without.iter().any(|w| w == "subgroups") {
+        wanted.remove(wgpu::Features::SUBGROUP);
+    }
+    wanted & adapter.features()
+}
+
+fn limits(adapter: &wgpu::Adapter, options: &Options) -> wgpu::Limits {
+    let has = adapter.limits();
+    let floor = wgpu::Limits::default().or_worse_values_from(&has);
+    let mut limits = match options.limits {
+        LimitSet::Floor => floor,
+        LimitSet::Adapter => has.clone(),
+        LimitSet::Iphone => {
+            let buffer = 1 << 30;
+            wgpu::Limits {
+                max_buffer_size: has.max_buffer_size.min(buffer),
+                max_storage_buffer_binding_size: has.max_storage_buffer_binding_size.min(buffer),
+                ..floor
+            }
+        }
+    };
+    if let Some(max) = options.max_binding {
+        limits.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size.min(max);
+    }
+    limits
+}
+
+fn capabilities(
+    info: &wgpu::AdapterInfo,
+    features: wgpu::Features,
+    limits: &wgpu::Limits,
+    options: &Options,
+) -> Capabilities {
+    let subgroups = features.contains(wgpu::Features::SUBGROUP);
+    Capabilities {
+        f16: features.contains(wgpu::Features::SHADER_F16),
+        subgroups: subgroups.then_some((info.subgroup_min_size, info.subgroup_max_size)),
+        dot4: !options.without.iter().any(|w| w == "dot4"),
+        software: info.device_type == wgpu::DeviceType::Cpu,
+        max_binding: limits.max_storage_buffer_binding_size,
+        max_buffer: limits.max_buffer_size,
+        workgroup_bytes: limits.max_compute_workgroup_storage_size,
+        invocations: limits.max_compute_invocations_per_workgroup,
+        memory_budget: (options.limits == LimitSet::Iphone).then_some(1_500_000_000),
+    }
+}
+
+fn report(index: usize, adapter: &wgpu::Adapter, options: &Options) -> AdapterReport {
+    let info = adapter.get_info();
+    let capabilities =
+        capabilities(&info, features(adapter, &options.without), &limits(adapter, options), options);
+    AdapterReport {
+        index,
+        backend: info.backend.to_string(),
+        kind: kind_name(info.device_type).into(),
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+        name: info.name,
+        capabilities,
+    }
+}
+
+/// All usable adapters, best first, with what `options` would let them use.
+pub async fn adapters(options: &Options) -> Vec<AdapterReport> {
+    let adapters = usable(&instance()).await;
+    adapters.iter().enumerate().map(|(i, a)| report(i, a, options)).collect()
+}
+
+fn choose(adapters: Vec<wgpu::Adapter>, choice: &AdapterChoice) -> Result<(usize, wgpu::Adapter)> {
+    let describe = |a: &wgpu::Adapter| {
+        let info = a.get_info();
+        format!("{} {} {} {}", info.name, info.driver, info.backend, kind_name(info.device_type))
+    };
+    let names: Vec<String> = adapters.iter().map(describe).collect();
+    let index = match choice {
+        AdapterChoice::Best => (!adapters.is_empty()).then_some(0),
+        AdapterChoice::Index(i) => (*i < adapters.len()).then_some(*i),
+        AdapterChoice::Name(name) => {
+            names.iter().position(|n| n.to_lowercase().contains(&name.to_lowercase()))
+        }
+    };
+    match index.and_then(|i| adapters.into_iter().nth(i).map(|a| (i, a))) {
+        Some(found) => Ok(found),
+        None if names.is_empty() => Err(Error::AdapterMissing(
+            "no GPU adapter found; on Debian or Ubuntu install mesa-vulkan-drivers (or your vendor's Vulkan \
+             driver), or use --adapter cpu"
+                .into(),
+        )),
+        None => {
+            let list: Vec<String> = names.iter().enumerate().map(|(i, n)| format!("{i}: {n}")).collect();
+            Err(Error::AdapterMissing(format!(
+                "no adapter matches {choice:?}; there are {}",
+                list.join("; ")
+            )))
+        }
+    }
+}
+
+impl Context {
+    /// Opens the adapter that `options` name.
+    pub async fn open(options: &Options) -> Result<Self> {
+        for name in &options.without {
+            if !["f16", "subgroups", "dot4"].contains(&name.as_str()) {
+                return Err(Error::invalid("unknown capability")
+                    .expected("f16, subgroups or dot4")
+                    .found(name)
+                    .remedy("see --without in the help"));
+            }
+        }
+        let (index, adapter) = choose(usable(&instance()).await, &options.adapter)?;
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("halfbyte"),
+            required_features: features(&adapter, &options.without),
+            required_limits: limits(&adapter, options),
+            ..Default::default()
+        };
+        let (device, queue) = adapter
+            .request_device(&descriptor)
+            .await
+            .map_err(|e| Error::AdapterMissing(format!("{} refused: {e}", adapter.get_info().name)))?;
+        Ok(Self::new(device, queue, report(index, &adapter, options), options))
+    }
+
+    /// Uses a device that the caller owns; it must have been made with the floor's limits or better.
+    pub fn from_device(device: wgpu::Device, queue: wgpu::Queue) -> Self {
+        let info = device.adapter_info();
+        let options = Options::default();
+        let report = AdapterReport {
+            index: 0,
+            backend: info.backend.to_string(),
+            kind: kind_name(info.device_type).into(),
+            driver: format!("{} {}", info.driver, info.driver_info),
+            capabilities: capabilities(&info, device.features(), &device.limits(), &options),
+            name: info.name,
+        };
+        Self::new(device, queue, report, &options)
+    }
+
+    fn new(device: wgpu::Device, queue: wgpu::Queue, report: AdapterReport, options: &Options) -> Self {
+        let trouble = Arc::new(Mutex::new(None));
+        let keep = |slot: &Mutex<Option<Error>>, error| {
+            if let Ok(mut slot) = slot.lock() {
+                slot.get_or_insert(error);
+            }
+        };
+        let slot = trouble.clone();
+        device.on_uncaptured_error(Arc::new(move |error| {
+            let error = match error {
+                wgpu::Error::OutOfMemory { source } => Error::OutOfMemory(source.to_string()),
+                other => Error::Gpu(other.to_string()),
+            };
+            keep(&slot, error);
+        }));
+        let slot = trouble.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                keep(&slot, Error::DeviceLost(message));
+            }
+        });
+        let unused = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("unused slot"),
+            size: 16,
+            usage: wgpu::BufferUsages::STORAGE,
+            mapped_at_creation: false,
+        });
+        let shared = Shared {
+            device,
+            queue,
+            capabilities: report.capabilities.clone(),
+            overrides: options.shader_overrides.clone(),
+            pipelines: Pipelines::default(),
+            unused,
+            counters: Counters::default(),
+            report,
+            allocated: AtomicU64::new(0),
+            trouble,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// What kernels may use here.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.shared.capabilities
+    }
+
+    /// The adapter, for people.
+    pub fn report(&self) -> &AdapterReport {
+        &self.shared.report
+    }
+
+    /// Bytes of all buffers made so far.
+    pub fn allocated(&self) -> u64 {
+        self.shared.allocated.load(Ordering::Relaxed)
+    }
+
+    /// Work counted so far.
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// The first error that the device reported since the last check.
+    pub fn check(&self) -> Result<()> {
+        match self.shared.trouble.lock().ok().and_then(|mut slot| slot.take()) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// A zeroed storage buffer of `bytes` (at least 16, a multiple of 16).
+    pub(crate) fn buffer(&self, label: &str, bytes: u64) -> Result<wgpu::Buffer> {
+        let bytes = bytes.max(16).next_multiple_of(16);
+        let capabilities = &self.shared.capabilities;
+        if bytes > capabilities.max_buffer || bytes > capabilities.max_binding {
+            let most = capabilities.max_buffer.min(capabilities.max_binding);
+            return Err(Error::OutOfMemory(format!(
+                "{label} takes {bytes} bytes, a buffer holds {most} here"
+            )));
+        }
+        let total = self.shared.allocated.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if let Some(budget) = capabilities.memory_budget.filter(|&b| total > b) {
+            return Err(Error::OutOfMemory(format!(
+                "{label} would bring GPU memory to {total} bytes, the limit is {budget}; \
+                 take a smaller model or a smaller --context"
+            )));
+        }
+        let buffer = self.shared.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size: bytes,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        self.check()?;
+        Ok(buffer)
+    }
+
+    /// Gives `bytes` back to the books when buffers are dropped.
+    pub(crate) fn release(&self, bytes: u64) {
+        self.shared.allocated.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Writes words at a word offset.
+    pub(crate) fn write(&self, buffer: &wgpu::Buffer, offset: usize, words: &[u32]) {
+        self.shared.counters.uploads.fetch_add(1, Ordering::Relaxed);
+        self.shared.counters.upload_bytes.fetch_add(words.len() as u64 * 4, Ordering::Relaxed);
+        self.shared.queue.write_buffer(buffer, offset as u64 * 4, bytemuck::cast_slice(words));
+    }
+
+    /// Waits until everything submitted is done; natively `write_buffer` keeps staging memory until then.
+    pub(crate) async fn wait(&self) -> Result<()> {
+        let (done, wait) = signal();
+        self.shared.queue.submit([]);
+        self.shared.queue.on_submitted_work_done(move || done.set(()));
+        self.poll();
+        wait.await;
+        self.check()
+    }
+
+    /// Copies `words` words of `buffer` to the host.
+    pub(crate) async fn read(&self, buffer: &wgpu::Buffer, offset: usize, words: usize) -> Result<Vec<u32>> {
+        let staging = self.staging(words);
+        let mut encoder = self.shared.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(buffer, offset as u64 * 4, &staging, 0, words as u64 * 4);
+        self.shared.queue.submit([encoder.finish()]);
+        self.map(&staging).await
+    }
+
+    /// A buffer that the host can read.
+    pub(crate) fn staging(&self, words: usize) -> wgpu::Buffer {
+        self.shared.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("read-back"),
+            size: words as u64 * 4,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        })
+    }
+
+    /// Waits for `staging` and takes what is in it.
+    pub(crate) async fn map(&self, staging: &wgpu::Buffer) -> Result<Vec<u32>> {
+        let (done, wait) = signal();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| done.set(result));
+        self.poll();
+        let mapped = wait.await;
+        self.check()?;
+        mapped.map_err(|e| Error::Gpu(format!("reading back: {e}")))?;
+        let view = staging.get_mapped_range(..).map_err(|e| Error::Gpu(format!("reading back: {e}")))?;
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&view);
+        self.shared.counters.read_bytes.fetch_add(words.len() as u64 * 4, Ordering::Relaxed);
+        drop(view);
+        staging.unmap();
+        Ok(words)
+    }
+
+    fn poll(&self) {
+        // A browser's event loop polls by itself. A failed wait shows as a lost device in `check`.
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Err(error) = self.shared.device.poll(wgpu::PollType::wait_indefinitely())
+            && let Ok(mut slot) = self.shared.trouble.lock()
+        {
+            slot.get_or_insert(Error::DeviceLost(error.to_string()));
+        }
+    }
+}
+
+/// A value that a callback delivers to a future.
+struct Signal<T> {
+    state: Arc<Mutex<(Option<T>, Option<std::task::Waker>)>>,
+}
+
+fn signal<T>() -> (Signal<T>, impl Future<Output = T>) {
+    let state = Arc::new(Mutex::new((None, None::<std::task::Waker>)));
+    let theirs = Signal { state: state.clone() };
+    let wait = std::future::poll_fn(move |context| {
+        let mut slot = state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        match slot.0.take() {
+            Some(value) => std::task::Poll::Ready(value),
+            None => {
+                slot.1 = Some(context.waker().clone());
+                std::task::Poll::Pending
+            }
+        }
+    });
+    (theirs, wait)
+}
+
+impl<T> Signal<T> {
+    fn set(self, value: T) {
+        let mut slot = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        slot.0 = Some(value);
+        if let Some(waker) = slot.1.take() {
+            waker.wake();
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! Lowering: an [`Op`] becomes one dispatch or a few. The only place that knows kernels by name.
+
+use super::context::Capabilities;
+use super::link::{Constant, Module};
+use crate::device::{Part, Tensor};
+use crate::error::Result;
+use crate::ops::{Op, Rows, Transform};
+use crate::quant::{Codec, UNIT};
+
+/// A dispatch that is not compiled yet.
+pub(crate) struct Lowered<'a> {
+    pub(crate) module: Module,
+    pub(crate) buffers: Vec<(u32, &'a wgpu::Buffer)>,
+    /// The uniform at binding 3.
+    pub(crate) params: Vec<u32>,
+    pub(crate) grid: Grid,
+}
+
+/// Workgroups of a dispatch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Grid {
+    /// In x.
+    pub(crate) x: u32,
+    /// In y: one for every so many of these rows.
+    pub(crate) y: Option<(Rows, u32)>,
+    /// Rows go in x instead, `x` is ignored.
+    pub(crate) rows_in_x: bool,
+}
+
+impl Grid {
+    fn each(x: usize, rows: Rows) -> Self {
+        Self { x: x as u32, y: Some((rows, 1)), rows_in_x: false }
+    }
+}
+
+/// Rows of x from which a product goes through matmul's tiles.
+const MATMUL_FROM: usize = 2;
+/// Rows and tokens of a matmul tile.
+const TILE: usize = 32;
+/// Lanes of most workgroups; a power of two, at least `head_dim / 4`.
+const LANES: u32 = 64;
+
+/// The parts and constants of a product or gather with this codec.
+pub(crate) fn codec_module(kernel: &'static str, codec: &dyn Codec) -> Module {
+    let family = codec.family();
+    let file = codec_file(family.wgsl);
+    Module {
+        name: format!("{kernel} × {}", codec.name()),
+        enable: Vec::new(),
+        constants: codec.constants().into_iter().map(|(name, v)| (name, Constant::U32(v))).collect(),
+        parts: vec![file, "lib/product.wgsl"],
+    }
+}
+
+/// `codecs/…` path of a codec's WGSL file.
+fn codec_file(name: &str) -> &'static str {
+    let found = super::link::PARTS.iter().find(|p| p.file.strip_prefix("codecs/") == Some(name));
+    found.map_or("", |p| p.file)
+}
+
+/// How matvec spreads its work: (tiles of 32 rows a workgroup, lanes that share a row).
+fn matvec_variant(capabilities: &Capabilities, rows: usize, units: usize) -> (u32, u32) {
+    if capabilities.software {
+        // One row a lane and few loads of x: what a CPU's vector units like.
+        return (if rows >= 128 { 4 } else { 1 }, 1);
+    }
+    let split = [8u32, 4, 2].into_iter().find(|&s| units >= 2 * s as usize).unwrap_or(1);
+    (1, split)
+}
+
+/// matvec or matmul of `codec`, for every way the slots can be filled.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ProductSlots {
+    pub(crate) add: bool,
+    pub(crate) biased: bool,
+    pub(crate) permuted: bool,
+    pub(crate) rows: Rows,
+}
+
+/// The step word that counts `rows`.
+fn count_slot(rows: Rows) -> u32 {
+    match rows {
+        Rows::Tokens => 1,
+        Rows::Head => 3,
+    }
+}
+
+impl ProductSlots {
+    fn constants(self) -> [(&'static str, Constant); 3] {
+        [("ADD", self.add.into()), ("BIASED", self.biased.into()), ("PERMUTED", self.permuted.into())]
+    }
+
+    pub(crate) fn matvec(self, codec: &dyn Codec, tiles: u32, split: u32) -> Module {
+        let mut module = codec_module("matvec", codec);
+        module.constants.extend(self.constants());
+        module.constants.extend([("TILES", Constant::U32(tiles)), ("SPLIT", Constant::U32(split))]);
+        module.parts.push("kernels/matvec.wgsl");
+        module
+    }
+
+    pub(crate) fn matmul(self, codec: &dyn Codec) -> Module {
+        let mut module = codec_module("matmul", codec);
+        module.constants.extend(self.constants());
+        module.constants.push(("COUNT", count_slot(self.rows).into()));
+        module.parts.extend(["lib/step.wgsl", "kernels/matmul.wgsl"]);
+        module
+    }
+}
+
+/// Row gathers with `codec`.
+pub(crate) fn gather_module(codec: &dyn Codec) -> Module {
+    let mut module = codec_module("gather", codec);
+    module.parts.extend(["lib/step.wgsl", "kernels/gather.wgsl"]);
+    module
+}
+
+/// Adds the reduction that the device does best.
+fn with_reduction(mut module: Module, capabilities: &Capabilities) -> Module {
+    if capabilities.subgroups.is_some() {
+        module.enable.push("subgroups");
+        module.parts.push("lib/reduce_subgroup.wgsl");
+    } else {
+        module.parts.push("lib/reduce_workgroup.wgsl");
+    }
+    module.constants.push(("LANES", LANES.into()));
+    module
+}
+
+fn module(name: &str, kernel: &'static str) -> Module {
+    Module { name: name.into(), parts: vec![kernel], ..Module::default() }
+}
+
+/// RMSNorm over tokens or head rows.
+pub(crate) fn rms_norm_module(rows: Rows, capabilities: &Capabilities) -> Module {
+    let mut module = module("rms_norm", "kernels/rms_norm.wgsl");
+    module.constants.push(("HEAD", (rows == Rows::Head).into()));
+    module.parts.push("lib/step.wgsl");
+    with_reduction(module, capabilities)
+}
+
+fn with_cache(mut module: Module, head_dim: usize, f16: bool) -> Module {
+    module.parts.extend(["lib/step.wgsl", if f16 { "lib/cache_f16.wgsl" } else { "lib/cache_f32.wgsl" }]);
+    module.constants.push(("HEAD_DIM", (head_dim as u32).into()));
+    module
+}
+
+/// RoPE, head norms and cache writes.
+pub(crate) fn rope_module(head_dim: usize, normed: bool, f16: bool, capabilities: &Capabilities) -> Module {
+    let mut module = with_cache(module("rope", "kernels/rope.wgsl"), head_dim, f16);
+    module.constants.push(("NORMED", normed.into()));
+    with_reduction(module, capabilities)
+}
+
+/// Attention over the cache.
+pub(crate) fn attention_module(head_dim: usize, f16: bool, capabilities: &Capabilities) -> Module {
+    with_reduction(with_cache(module("attention", "kernels/attention.wgsl"), head_dim, f16), capabilities)
+}
+
+/// SiLU(gate)·up.
+pub(crate) fn swiglu_module() -> Module {
+    module("swiglu", "kernels/swiglu.wgsl")
+}
+
+/// The largest logit.
+pub(crate) fn argmax_module() -> Module {
+    let mut module = module("argmax", "kernels/argmax.wgsl");
+    module.constants.push(("LANES", 256.into()));
+    module
+}
+
+/// Power-of-two Hadamard transform of runs of `length`.
+pub(crate) fn butterfly_module(length: usize, before: bool, after: bool, add: bool) -> Module {
+    let mut module = module("hadamard_butterfly", "kernels/hadamard_butterfly.wgsl");
+    let lanes = (length as u32 / 2).clamp(1, 256);
+    module.constants.extend([
+        ("LENGTH", Constant::U32(length as u32)),
+        ("LANES", lanes.into()),
+        ("BEFORE", before.into()),
+        ("AFTER", after.into()),
+        ("ADD", add.into()),
+    ]);
+    module
+}
+
+/// The mix of `order` runs of `length`.
+pub(crate) fn mix_module(order: usize, length: usize, after: bool, add: bool) -> Module {
+    let mut module = module("hadamard_mix", "kernels/hadamard_mix.wgsl");
+    module.constants.extend([
+        ("ORDER", Constant::U32(order as u32)),
+        ("LENGTH", (length as u32).into()),
+        ("AFTER", after.into()),
+        ("ADD", add.into()),
+    ]);
+    module
+}
+
+/// The uniform of products and gathers.
+fn product_params(codec: &dyn Codec, part: &Part, x_cols: usize, out_cols: usize, offset: usize) -> Vec<u32> {
+    let shape = part.shape;
+    let mut sections: Vec<u32> = shape.section_offsets(codec).into_iter().map(|o| o as u32).collect();
+    sections.resize(4, 0);
+    let mut params = vec![
+        shape.rows as u32,
+        shape.padded_rows() as u32,
+        shape.cols as u32,
+        shape.cols.div_ceil(UNIT) as u32,
+        (x_cols / 4) as u32,
+        out_cols as u32,
+        offset as u32,
+        part.first_row as u32,
+    ];
+    params.extend(sections);
+    params
+}
+
+fn codec_buffers(part: &Part) -> Vec<(u32, &wgpu::Buffer)> {
+    part.buffers().enumerate().map(|(i, b)| (i as u32, b)).collect()
+}
+
+/// The dispatches of one op. `capacity` is how many rows a step may have at most.
+pub(crate) fn lower<'a>(
+    op: &'a Op,
+    step: &'a Tensor,
+    unused: &'a wgpu::Buffer,
+    capabilities: &Capabilities,
+) -> Result<Vec<Lowered<'a>>> {
+    let or_unused = |t: &'a Option<Tensor>| t.as_ref().map_or(Ok(unused), Tensor::gpu);
+    let mut all = Vec::new();
+    match op {
+        Op::Gather { table, out } => {
+            for part in table.parts() {
+                let mut buffers = codec_buffers(part);
+                buffers.extend([(5, out.gpu()?), (6, step.gpu()?)]);
+                all.push(Lowered {
+                    module: gather_module(&*table.codec),
+                    buffers,
+                    params: product_params(&*table.codec, part, 0, out.cols / 4, 0),
+                    grid: Grid::each(part.shape.cols.div_ceil(8 * 64), Rows::Tokens),
+                });
+            }
+        }
+        Op::RmsNorm { rows, x, weight, eps, out } => all.push(Lowered {
+            module: rms_norm_module(*rows, capabilities),
+            buffers: vec![(4, x.gpu()?), (5, out.gpu()?), (6, step.gpu()?), (7, weight.gpu()?)],
+            params: vec![x.cols as u32, eps.to_bits()],
+            grid: Grid { x: 1, y: Some((*rows, 1)), rows_in_x: true },
+        }),
+        Op::Product { rows, matrix, x, permutation, bias, out, offset, add } => {
+            let slots = ProductSlots {
+                add: *add,
+                biased: bias.is_some(),
+                permuted: permutation.is_some(),
+                rows: *rows,
+            };
+            let codec = &*matrix.codec;
+            for part in matrix.parts() {
+                // A recording for one row is a decode step; more rows go through matmul's tiles.
+                let capacity = out.rows;
+                let (module, grid) = if capacity < MATMUL_FROM {
+                    let units = part.shape.cols.div_ceil(UNIT);
+                    let (tiles, split) = matvec_variant(capabilities, part.shape.rows, units);
+                    let x = part.shape.rows.div_ceil(TILE * tiles as usize);
+                    (slots.matvec(codec, tiles, split), Grid::each(x, *rows))
+                } else {
+                    let y = Some((*rows, TILE as u32));
+                    let x = part.shape.rows.div_ceil(TILE) as u32;
+                    (slots.matmul(codec), Grid { x, y, rows_in_x: false })
+                };
+                let mut buffers = codec_buffers(part);
+                buffers.extend([(4, x.gpu()?), (5, out.gpu()?), (6, step.gpu()?)]);
+                buffers.extend([(7, or_unused(permutation)?), (8, or_unused(bias)?)]);
+                let offset = offset + part.first_row;
+                all.push(Lowered {
+                    module,
+                    buffers,
+                    params: product_params(codec, part, x.cols, out.cols, offset),
+                    grid,
+                });
+            }
+        }
+        Op::Hadamard { rows, plan, x, before, after, scratch, out, offset, add } => {
+            let Transform { plan, signs } = &**plan;
+            let strides = |x: &Tensor, out: &Tensor, offset: usize, scale: f32| {
+                vec![x.cols as u32, out.cols as u32, offset as u32, scale.to_bits()]
+            };
+            let mixed = signs.is_some();
+            let (target, at, scale) = if mixed { (scratch, 0, 1.0) } else { (out, *offset, plan.scale) };
+            let last = !mixed;
+            all.push(Lowered {
+                module: butterfly_module(plan.run, before.is_some(), last && after.is_some(), last && *add),
+                buffers: vec![
+                    (4, x.gpu()?),
+                    (5, target.gpu()?),
+                    (7, or_unused(before)?),
+                    (8, or_unused(after)?),
+                ],
+                params: strides(x, target, at, scale),
+                grid: Grid::each(plan.runs, *rows),
+            });
+            if let Some(signs) = signs {
+                all.push(Lowered {
+                    module: mix_module(plan.runs, plan.run, after.is_some(), *add),
+                    buffers: vec![
+                        (0, signs.gpu()?),
+                        (4, scratch.gpu()?),
+                        (5, out.gpu()?),
+                        (8, or_unused(after)?),
+                    ],
+                    params: strides(scratch, out, *offset, plan.scale),
+                    grid: Grid::each(plan.n.div_ceil(64), *rows),
+                });
+            }
+        }
+        Op::Rope { heads, qkv, rotations, norms, cache } => {
+            let [q, k, v] = heads.offsets.map(|o| o as u32);
+            let (q_norm, k_norm) = match norms {
+                Some((q, k, _)) => (q.gpu()?, k.gpu()?),
+                None => (unused, unused),
+            };
+            all.push(Lowered {
+                module: rope_module(heads.head_dim, norms.is_some(), cache.f16, capabilities),
+                buffers: vec![
+                    (0, rotations.gpu()?),
+                    (1, q_norm),
+                    (2, k_norm),
+                    (5, qkv.gpu()?),
+                    (6, step.gpu()?),
+                    (7, cache.keys.gpu()?),
+                    (8, cache.values.gpu()?),
+                ],
+                params: vec![
+                    heads.heads as u32,
+                    heads.kv_heads as u32,
+                    qkv.cols as u32,
+                    q,
+                    k,
+                    v,
+                    cache.context as u32,
+                    norms.as_ref().map_or(0.0, |n| n.2).to_bits(),
+                ],
+                grid: Grid::each(heads.heads + 2 * heads.kv_heads, Rows::Tokens),
+            });
+        }
+        Op::Attention { heads, qkv, cache, window, out } => all.push(Lowered {
+            module: attention_module(heads.head_dim, cache.f16, capabilities),
+            buffers: vec![
+                (4, qkv.gpu()?),
+                (5, out.gpu()?),
+                (6, step.gpu()?),
+                (7, cache.keys.gpu()?),
+                (8, cache.values.gpu()?),
+            ],
+            params: vec![
+                heads.heads as u32,
+                heads.kv_heads as u32,
+                qkv.cols as u32,
+                heads.offsets[0] as u32,
+                cache.context as u32,
+                window.map_or(u32::MAX, |w| w as u32),
+                (1.0 / (heads.head_dim as f32).sqrt()).to_bits(),
+            ],
+            grid: Grid::each(heads.heads, Rows::Tokens),
+        }),
+        Op::SwiGlu { x, gate, up, out } => all.push(Lowered {
+            module: swiglu_module(),
+            buffers: vec![(4, x.gpu()?), (5, out.gpu()?)],
+            params: vec![out.cols as u32, x.cols as u32, *gate as u32, *up as u32],
+            grid: Grid::each(out.cols.div_ceil(64), Rows::Tokens),
+        }),
+        Op::Argmax { logits, step } => all.push(Lowered {
+            module: argmax_module(),
+            buffers: vec![(4, logits.gpu()?), (5, step.gpu()?)],
+            params: vec![logits.cols as u32, crate::ops::STEP_HEADER as u32],
+            grid: Grid { x: 1, y: None, rows_in_x: false },
+        }),
+    }
+    Ok(all)
+}

@@ -1,0 +1,206 @@
+//! Shader linking: a generated header and plain `.wgsl` parts, joined by concatenation.
+//!
+//! WGSL declarations may come in any order, so linking is joining. A kernel names the parts it needs; slots
+//! (codec, reduction, cache format) are filled by choosing one part or another. The line map turns a compiler's
+//! line numbers back into `file:line`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// A `.wgsl` file below `shaders/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Path below `shaders/`.
+    pub file: &'static str,
+    /// Its text.
+    pub text: &'static str,
+}
+
+macro_rules! parts {
+    ($($file:literal),* $(,)?) => {
+        /// Every shader part of the crate.
+        pub static PARTS: &[Part] =
+            &[$(Part { file: $file, text: include_str!(concat!("../../shaders/", $file)) }),*];
+    };
+}
+
+parts![
+    "codecs/e8p12.wgsl",
+    "codecs/plain.wgsl",
+    "codecs/int.wgsl",
+    "codecs/lookup.wgsl",
+    "kernels/argmax.wgsl",
+    "kernels/attention.wgsl",
+    "kernels/gather.wgsl",
+    "kernels/hadamard_butterfly.wgsl",
+    "kernels/hadamard_mix.wgsl",
+    "kernels/matmul.wgsl",
+    "kernels/matvec.wgsl",
+    "kernels/rms_norm.wgsl",
+    "kernels/rope.wgsl",
+    "kernels/swiglu.wgsl",
+    "lib/cache_f16.wgsl",
+    "lib/cache_f32.wgsl",
+    "lib/product.wgsl",
+    "lib/reduce_subgroup.wgsl",
+    "lib/reduce_workgroup.wgsl",
+    "lib/step.wgsl",
+];
+
+/// The part of that file name.
+pub fn part(file: &str) -> Part {
+    let found = PARTS.iter().find(|p| p.file == file);
+    *found.unwrap_or_else(|| panic!("no shader part {file}: a name in the source is misspelt"))
+}
+
+/// Who compiles the shader: their dialects differ in one directive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// naga, through wgpu.
+    Native,
+    /// A browser, which wants `enable subgroups;`.
+    Web,
+}
+
+/// What to link.
+#[derive(Debug, Clone, Default)]
+pub struct Module {
+    /// For labels and errors: kernel and codec.
+    pub name: String,
+    /// Directives: `f16`, `subgroups`.
+    pub enable: Vec<&'static str>,
+    /// `const` lines.
+    pub constants: Vec<(&'static str, Constant)>,
+    /// Files below `shaders/`.
+    pub parts: Vec<&'static str>,
+}
+
+/// The value of a header constant.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Constant {
+    /// `u32`
+    U32(u32),
+    /// `bool`
+    Bool(bool),
+    /// `f32`
+    F32(f32),
+}
+
+impl From<u32> for Constant {
+    fn from(value: u32) -> Self {
+        Constant::U32(value)
+    }
+}
+
+impl From<bool> for Constant {
+    fn from(value: bool) -> Self {
+        Constant::Bool(value)
+    }
+}
+
+impl From<f32> for Constant {
+    fn from(value: f32) -> Self {
+        Constant::F32(value)
+    }
+}
+
+/// A linked shader.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Kernel and codec.
+    pub name: String,
+    /// WGSL.
+    pub text: String,
+    files: Vec<(usize, &'static str)>, // first line, file
+}
+
+/// How a binding is declared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binding {
+    /// `var<uniform>`
+    Uniform,
+    /// `var<storage, read>`
+    Read,
+    /// `var<storage, read_write>`
+    ReadWrite,
+}
+
+/// Joins header and parts. `overrides` replace parts by file name.
+pub fn link(module: &Module, dialect: Dialect, overrides: &BTreeMap<String, String>) -> Source {
+    let mut text = String::new();
+    for name in &module.enable {
+        if dialect == Dialect::Web || *name != "subgroups" {
+            let _ = writeln!(text, "enable {name};");
+        }
+    }
+    for (name, value) in &module.constants {
+        let _ = match value {
+            Constant::U32(v) => writeln!(text, "const {name}: u32 = {v}u;"),
+            Constant::Bool(v) => writeln!(text, "const {name}: bool = {v};"),
+            Constant::F32(v) => writeln!(text, "const {name}: f32 = {v:e}f;"),
+        };
+    }
+    let mut files = vec![(1, "header")];
+    for file in &module.parts {
+        files.push((text.lines().count() + 1, *file));
+        text.push_str(overrides.get(*file).map_or(part(file).text, String::as_str));
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+    }
+    Source { name: module.name.clone(), text, files }
+}
+
+impl Source {
+    /// Which file and line a line of the linked text comes from.
+    pub fn locate(&self, line: usize) -> String {
+        let at = self.files.partition_point(|(first, _)| *first <= line).saturating_sub(1);
+        let (first, file) = self.files[at];
+        format!("{file}:{}", (line + 1).saturating_sub(first))
+    }
+
+    /// `@group(0)` bindings in the text, by number.
+    pub fn bindings(&self) -> BTreeMap<u32, Binding> {
+        let declaration = |line: &str| {
+            let (number, rest) = line.strip_prefix("@group(0) @binding(")?.split_once(')')?;
+            let kind = if rest.contains("var<uniform>") {
+                Binding::Uniform
+            } else if rest.contains("read_write") {
+                Binding::ReadWrite
+            } else {
+                Binding::Read
+            };
+            Some((number.parse().ok()?, kind))
+        };
+        self.text.lines().filter_map(declaration).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_traced_to_its_file() {
+        let module = Module {
+            constants: vec![("A", 1.into()), ("B", true.into())],
+            parts: vec!["kernels/swiglu.wgsl", "kernels/argmax.wgsl"],
+            ..Module::default()
+        };
+        let source = link(&module, Dialect::Native, &BTreeMap::new());
+        assert_eq!(source.locate(1), "header:1");
+        assert_eq!(source.locate(3), "kernels/swiglu.wgsl:1");
+        let lines = part("kernels/swiglu.wgsl").text.lines().count();
+        assert_eq!(source.locate(3 + lines), "kernels/argmax.wgsl:1");
+        let wanted = part("kernels/argmax.wgsl").text.lines().nth(4);
+        assert_eq!(source.text.lines().nth(2 + lines + 4), wanted);
+    }
+
+    #[test]
+    fn directives_stand_only_in_the_header() {
+        for part in PARTS {
+            let bad = part.text.lines().find(|l| l.starts_with("enable ") || l.starts_with("requires "));
+            assert_eq!(bad, None, "{}", part.file);
+        }
+    }
+}

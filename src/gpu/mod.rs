@@ -1,0 +1,9 @@
+//! The GPU side: adapters and capabilities, shader linking, pipelines, recordings that replay.
+
+pub mod context;
+pub(crate) mod kernels;
+pub mod link;
+mod pipeline;
+pub mod recorder;
+
+pub use context::{AdapterChoice, Capabilities, Context, LimitSet, Options};

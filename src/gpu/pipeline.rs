@@ -1,0 +1,110 @@
+//! Compute pipelines, made once for each linked text.
+
+use super::context::Context;
+use super::link::{Binding, Dialect, Module, Source, link};
+use crate::error::{Error, Result};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+
+/// The dialect that this build talks to.
+pub(crate) const DIALECT: Dialect = if cfg!(target_arch = "wasm32") { Dialect::Web } else { Dialect::Native };
+
+/// Pipelines by linked text.
+#[derive(Default)]
+pub(crate) struct Pipelines {
+    made: Mutex<HashMap<String, Arc<Pipeline>>>,
+}
+
+/// A compiled kernel with the layout of its bindings.
+pub(crate) struct Pipeline {
+    pub(crate) name: String,
+    pub(crate) bindings: BTreeMap<u32, Binding>,
+    pub(crate) layout: wgpu::BindGroupLayout,
+    pub(crate) pipeline: wgpu::ComputePipeline,
+}
+
+impl Context {
+    /// The pipeline of `module`, compiled on first use.
+    pub(crate) async fn pipeline(&self, module: &Module) -> Result<Arc<Pipeline>> {
+        let source = link(module, DIALECT, &self.shared.overrides);
+        let made = |pipelines: &Pipelines| pipelines.made.lock().ok()?.get(&source.text).cloned();
+        if let Some(found) = made(&self.shared.pipelines) {
+            return Ok(found);
+        }
+        let pipeline = Arc::new(self.compile(&source).await?);
+        if let Ok(mut made) = self.shared.pipelines.made.lock() {
+            made.insert(source.text, pipeline.clone());
+        }
+        Ok(pipeline)
+    }
+
+    async fn compile(&self, source: &Source) -> Result<Pipeline> {
+        let device = &self.shared.device;
+        let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let bindings = source.bindings();
+        let entries: Vec<_> = bindings.iter().map(|(&binding, &kind)| layout_entry(binding, kind)).collect();
+        let label = Some(source.name.as_str());
+        let layout =
+            device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
+        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label,
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label,
+            source: wgpu::ShaderSource::Wgsl(source.text.as_str().into()),
+        };
+        let checks =
+            wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() };
+        // SAFETY: only the bound on loop iterations is dropped, memory accesses stay checked. Every loop of our
+        // kernels counts to a size that the host passes, so it ends.
+        let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label,
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
+            cache: None,
+        });
+        if let Some(error) = scope.pop().await {
+            return Err(Error::Gpu(explain(source, &error.to_string())));
+        }
+        Ok(Pipeline { name: source.name.clone(), bindings, layout, pipeline })
+    }
+}
+
+fn layout_entry(binding: u32, kind: Binding) -> wgpu::BindGroupLayoutEntry {
+    let ty = match kind {
+        Binding::Uniform => wgpu::BufferBindingType::Uniform,
+        Binding::Read => wgpu::BufferBindingType::Storage { read_only: true },
+        Binding::ReadWrite => wgpu::BufferBindingType::Storage { read_only: false },
+    };
+    wgpu::BindGroupLayoutEntry {
+        binding,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+        count: None,
+    }
+}
+
+/// Replaces `wgsl:LINE:` in a compiler's message by file and line.
+fn explain(source: &Source, message: &str) -> String {
+    let mut out = format!("shader {} does not compile: ", source.name);
+    for line in message.lines() {
+        match line.split_once("wgsl:") {
+            Some((before, rest)) => {
+                let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+                let place = digits.parse().map(|n| source.locate(n)).unwrap_or_default();
+                out.push_str(&format!("{before}{place}{}", &rest[digits.len()..]));
+            }
+            None => out.push_str(line),
+        }
+        out.push('\n');
+    }
+    out
+}

@@ -1,0 +1,135 @@
+//! Recordings: a plain list of dispatches with bind groups built once, replayed with new parameters.
+
+use super::context::Context;
+use super::kernels::{Grid, Lowered, lower};
+use super::link::Binding;
+use super::pipeline::Pipeline;
+use crate::device::Tensor;
+use crate::error::{Error, Result};
+use crate::ops::{Op, Step};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+/// Distance of the uniforms of neighbouring dispatches: the largest offset alignment that WebGPU allows.
+const UNIFORM_SLOT: usize = 256;
+
+/// Dispatches that are ready to go.
+pub struct GpuRecording {
+    dispatches: Vec<Dispatch>,
+    _uniforms: wgpu::Buffer,
+    staging: Mutex<Option<wgpu::Buffer>>,
+}
+
+/// What to bring back to the host after a run.
+pub(crate) struct ReadBack<'a> {
+    pub(crate) source: &'a wgpu::Buffer,
+    pub(crate) offset: usize,
+    pub(crate) words: usize,
+    pub(crate) staging: &'a wgpu::Buffer,
+}
+
+struct Dispatch {
+    pipeline: Arc<Pipeline>,
+    bind_group: wgpu::BindGroup,
+    grid: Grid,
+}
+
+impl std::fmt::Debug for GpuRecording {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.dispatches.iter().map(|d| &d.pipeline.name)).finish()
+    }
+}
+
+impl GpuRecording {
+    pub(crate) async fn new(context: &Context, step: &Tensor, ops: &[Op]) -> Result<Self> {
+        let shared = &context.shared;
+        let mut lowered = Vec::new();
+        for op in ops {
+            lowered.extend(lower(op, step, &shared.unused, &shared.capabilities)?);
+        }
+        let mut params = vec![0u32; lowered.len() * UNIFORM_SLOT / 4];
+        for (slot, dispatch) in params.chunks_mut(UNIFORM_SLOT / 4).zip(&lowered) {
+            slot[..dispatch.params.len()].copy_from_slice(&dispatch.params);
+        }
+        let uniforms = shared.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("parameters"),
+            size: params.len().max(64) as u64 * 4,
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        context.write(&uniforms, 0, &params);
+        let mut dispatches = Vec::with_capacity(lowered.len());
+        for (i, dispatch) in lowered.into_iter().enumerate() {
+            let pipeline = context.pipeline(&dispatch.module).await?;
+            let bind_group = bind(context, &pipeline, &dispatch, &uniforms, (i * UNIFORM_SLOT) as u64)?;
+            dispatches.push(Dispatch { pipeline, bind_group, grid: dispatch.grid });
+        }
+        context.check()?;
+        Ok(Self { dispatches, _uniforms: uniforms, staging: Mutex::new(None) })
+    }
+
+    /// Dispatches of one run.
+    pub fn dispatches(&self) -> usize {
+        self.dispatches.len()
+    }
+
+    /// The read-back buffer of `words` words, made once for a recording that always reads the same.
+    pub(crate) fn staging(&self, context: &Context, words: usize) -> wgpu::Buffer {
+        let mut staging = self.staging.lock().unwrap_or_else(|p| p.into_inner());
+        match staging.as_ref().filter(|b| b.size() == words as u64 * 4) {
+            Some(buffer) => buffer.clone(),
+            None => staging.insert(context.staging(words)).clone(),
+        }
+    }
+
+    /// One compute pass, one submit.
+    pub(crate) fn run(&self, context: &Context, step: &Step, read: Option<ReadBack<'_>>) -> Result<()> {
+        let shared = &context.shared;
+        let mut encoder = shared.device.create_command_encoder(&Default::default());
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        for dispatch in &self.dispatches {
+            let Grid { x, y, rows_in_x } = dispatch.grid;
+            let y = y.map_or(1, |(rows, per)| (step.rows(rows) as u32).div_ceil(per));
+            let (x, y) = if rows_in_x { (y, 1) } else { (x, y) };
+            pass.set_pipeline(&dispatch.pipeline.pipeline);
+            pass.set_bind_group(0, &dispatch.bind_group, &[]);
+            pass.dispatch_workgroups(x, y, 1);
+        }
+        drop(pass);
+        if let Some(ReadBack { source, offset, words, staging }) = read {
+            encoder.copy_buffer_to_buffer(source, offset as u64 * 4, staging, 0, words as u64 * 4);
+        }
+        let counters = &shared.counters;
+        counters.submits.fetch_add(1, Ordering::Relaxed);
+        counters.passes.fetch_add(1, Ordering::Relaxed);
+        counters.dispatches.fetch_add(self.dispatches.len() as u64, Ordering::Relaxed);
+        shared.queue.submit([encoder.finish()]);
+        context.check()
+    }
+}
+
+fn bind(
+    context: &Context,
+    pipeline: &Pipeline,
+    dispatch: &Lowered<'_>,
+    uniforms: &wgpu::Buffer,
+    offset: u64,
+) -> Result<wgpu::BindGroup> {
+    let mut entries = Vec::with_capacity(pipeline.bindings.len());
+    for (&binding, &kind) in &pipeline.bindings {
+        let resource = if kind == Binding::Uniform {
+            let size = std::num::NonZero::new(UNIFORM_SLOT as u64);
+            wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: uniforms, offset, size })
+        } else {
+            let buffer = dispatch.buffers.iter().find(|(b, _)| *b == binding).map(|(_, buffer)| *buffer);
+            let missing = || Error::Gpu(format!("{}: nothing is bound at {binding}", pipeline.name));
+            buffer.ok_or_else(missing)?.as_entire_binding()
+        };
+        entries.push(wgpu::BindGroupEntry { binding, resource });
+    }
+    Ok(context.shared.device.create_bind_group(&wgpu::BindGroupDescriptor {
+        label: Some(&pipeline.name),
+        layout: &pipeline.layout,
+        entries: &entries,
+    }))
+}

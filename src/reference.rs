@@ -1,0 +1,253 @@
+//! The CPU twin of every op: plain loops in the order of the formulas, the specification that GPU kernels are
+//! tested against, and what runs where there is no adapter.
+
+use crate::device::{Matrix, Tensor};
+use crate::error::{Error, Result};
+use crate::ops::{Cache, Heads, Op, STEP_HEADER, Step};
+
+/// Runs ops one after the other.
+pub fn run(ops: &[Op], step_tensor: &Tensor, step: &Step) -> Result<()> {
+    for op in ops {
+        run_op(op, step_tensor, step)?;
+    }
+    Ok(())
+}
+
+/// The values of `count` rows.
+fn rows(tensor: &Tensor, count: usize) -> Vec<f32> {
+    tensor.cpu()[..count * tensor.cols].iter().map(|&w| f32::from_bits(w)).collect()
+}
+
+/// Row vector.
+fn vector(tensor: &Tensor) -> Vec<f32> {
+    rows(tensor, 1)
+}
+
+/// Writes `values` (a row each of `width`) to columns `offset..` of `out`.
+fn store(out: &Tensor, offset: usize, width: usize, values: &[f32], add: bool) {
+    let stride = out.cols;
+    let mut words = out.cpu();
+    for (row, values) in values.chunks_exact(width).enumerate() {
+        for (word, value) in words[row * stride + offset..][..width].iter_mut().zip(values) {
+            let before = if add { f32::from_bits(*word) } else { 0.0 };
+            *word = (before + value).to_bits();
+        }
+    }
+}
+
+fn run_op(op: &Op, step_tensor: &Tensor, step: &Step) -> Result<()> {
+    match op {
+        Op::Gather { table, out } => {
+            let ids = step_tensor.cpu()[STEP_HEADER..STEP_HEADER + step.count()].to_vec();
+            let values = gather(table, &ids)?;
+            store(out, 0, table.shape.cols, &values, false);
+        }
+        Op::RmsNorm { rows: which, x, weight, eps, out } => {
+            let first = if *which == crate::ops::Rows::Head { step.head_first } else { 0 };
+            let count = step.rows(*which);
+            let mut values = rows(x, first + count).split_off(first * x.cols);
+            let weight = vector(weight);
+            values.chunks_exact_mut(x.cols).for_each(|row| rms_norm(row, &weight, *eps));
+            store(out, 0, x.cols, &values, false);
+        }
+        Op::Product { rows: which, matrix, x, permutation, bias, out, offset, add } => {
+            let permutation = permutation.as_ref().map(|p| p.cpu().clone());
+            let bias = bias.as_ref().map(vector);
+            let count = step.rows(*which);
+            let values = product(matrix, &rows(x, count), x.cols, permutation.as_deref(), bias.as_deref())?;
+            store(out, *offset, matrix.shape.rows, &values, *add);
+        }
+        Op::Hadamard { rows: which, plan, x, before, after, out, offset, add, .. } => {
+            let n = plan.plan.n;
+            let (before, after) = (before.as_ref().map(vector), after.as_ref().map(vector));
+            let scale = |row: &mut [f32], by: &Option<Vec<f32>>| {
+                if let Some(by) = by {
+                    row.iter_mut().zip(by).for_each(|(x, s)| *x *= s);
+                }
+            };
+            let mut values = Vec::new();
+            for row in rows(x, step.rows(*which)).chunks_exact_mut(x.cols) {
+                scale(&mut row[..n], &before);
+                plan.plan.apply(&mut row[..n]);
+                scale(&mut row[..n], &after);
+                values.extend_from_slice(&row[..n]);
+            }
+            store(out, *offset, n, &values, *add);
+        }
+        Op::Rope { heads, qkv, rotations, norms, cache } => {
+            let mut values = rows(qkv, step.count());
+            let rotations = rotations.cpu();
+            let norms = norms.as_ref().map(|(q, k, eps)| (vector(q), vector(k), *eps));
+            for (t, row) in values.chunks_exact_mut(qkv.cols).enumerate() {
+                let position = step.position + t;
+                let half = heads.head_dim / 2;
+                let angle: Vec<f32> =
+                    rotations[position * 2 * half..][..2 * half].iter().map(|&w| f32::from_bits(w)).collect();
+                rope(heads, row, &angle, norms.as_ref());
+                write_cache(heads, cache, row, position);
+            }
+            let (q, width) = (heads.offsets[0], heads.heads * heads.head_dim);
+            let rotated: Vec<f32> =
+                values.chunks_exact(qkv.cols).flat_map(|row| row[q..q + width].to_vec()).collect();
+            store(qkv, q, width, &rotated, false);
+        }
+        Op::Attention { heads, qkv, cache, window, out } => {
+            let mut values = Vec::new();
+            for (t, row) in rows(qkv, step.count()).chunks_exact(qkv.cols).enumerate() {
+                let end = step.position + t + 1;
+                let start = window.map_or(0, |w| end.saturating_sub(w));
+                attention(heads, cache, row, start..end, &mut values);
+            }
+            store(out, 0, heads.heads * heads.head_dim, &values, false);
+        }
+        Op::SwiGlu { x, gate, up, out } => {
+            let width = out.cols;
+            let glu = |row: &[f32]| -> Vec<f32> {
+                let pair = row[*gate..gate + width].iter().zip(&row[*up..up + width]);
+                pair.map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect()
+            };
+            let values: Vec<f32> = rows(x, step.count()).chunks_exact(x.cols).flat_map(glu).collect();
+            store(out, 0, width, &values, false);
+        }
+        Op::Argmax { logits, step } => {
+            step.cpu()[STEP_HEADER] = argmax(&vector(logits));
+        }
+    }
+    Ok(())
+}
+
+/// The lowest index of the largest value.
+pub fn argmax(values: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, v) in values.iter().enumerate() {
+        if *v > values[best] {
+            best = i;
+        }
+    }
+    best as u32
+}
+
+fn host_only<T>(found: Option<T>) -> Result<T> {
+    found.ok_or_else(|| Error::invalid("a GPU matrix was given to the CPU twin"))
+}
+
+/// Rows `ids` of a table; zeros for an id beyond it.
+fn gather(table: &Matrix, ids: &[u32]) -> Result<Vec<f32>> {
+    let packed = host_only(table.packed())?;
+    let cols = table.shape.cols;
+    let mut out = vec![0.0; ids.len() * cols];
+    for (row, &id) in out.chunks_exact_mut(cols).zip(ids) {
+        if (id as usize) < table.shape.rows {
+            packed.decode_row(id as usize, row);
+        }
+    }
+    Ok(out)
+}
+
+/// `x·Wᵀ + bias`, one decode of a row for all rows of x; f64 sums.
+fn product(
+    matrix: &Matrix,
+    x: &[f32],
+    x_cols: usize,
+    permutation: Option<&[u32]>,
+    bias: Option<&[f32]>,
+) -> Result<Vec<f32>> {
+    let packed = host_only(matrix.packed())?;
+    let (n, k) = (matrix.shape.rows, matrix.shape.cols);
+    let permute = |row: &[f32]| -> Vec<f32> {
+        match permutation {
+            Some(p) => p[..k].iter().map(|&i| row[i as usize]).collect(),
+            None => row[..k].to_vec(),
+        }
+    };
+    let x: Vec<Vec<f32>> = x.chunks_exact(x_cols).map(permute).collect();
+    let mut out = vec![0.0; x.len() * n];
+    let mut weights = vec![0.0; k];
+    for row in 0..n {
+        packed.decode_row(row, &mut weights);
+        for (t, x) in x.iter().enumerate() {
+            let sum: f64 = weights.iter().zip(x).map(|(&w, &x)| w as f64 * x as f64).sum();
+            out[t * n + row] = sum as f32 + bias.map_or(0.0, |b| b[row]);
+        }
+    }
+    Ok(out)
+}
+
+/// `x / sqrt(mean(x²) + eps) ⊙ weight`, in place.
+fn rms_norm(x: &mut [f32], weight: &[f32], eps: f32) {
+    let squares: f64 = x.iter().map(|&v| v as f64 * v as f64).sum();
+    let scale = 1.0 / (squares / x.len() as f64 + eps as f64).sqrt();
+    x.iter_mut().zip(weight).for_each(|(v, w)| *v = (*v as f64 * scale * *w as f64) as f32);
+}
+
+/// Norms (if any) and rotates the q and k heads of one token.
+fn rope(heads: &Heads, qkv: &mut [f32], angle: &[f32], norms: Option<&(Vec<f32>, Vec<f32>, f32)>) {
+    let (d, half) = (heads.head_dim, heads.head_dim / 2);
+    let [q, k, _] = heads.offsets;
+    for (first, count, is_q) in [(q, heads.heads, true), (k, heads.kv_heads, false)] {
+        for head in qkv[first..first + count * d].chunks_exact_mut(d) {
+            if let Some((q_norm, k_norm, eps)) = norms {
+                rms_norm(head, if is_q { q_norm } else { k_norm }, *eps);
+            }
+            for i in 0..half {
+                let (cos, sin) = (angle[2 * i] as f64, angle[2 * i + 1] as f64);
+                let (a, b) = (head[i] as f64, head[i + half] as f64);
+                head[i] = (a * cos - b * sin) as f32;
+                head[i + half] = (b * cos + a * sin) as f32;
+            }
+        }
+    }
+}
+
+/// Index of component `i` of a key (an f32 a word here, whatever the cache stores).
+fn key_index(cache: &Cache, heads: &Heads, kv_head: usize, position: usize, i: usize) -> usize {
+    ((kv_head * (heads.head_dim / 4) + i / 4) * cache.context + position) * 4 + i % 4
+}
+
+fn value_index(cache: &Cache, heads: &Heads, kv_head: usize, position: usize, i: usize) -> usize {
+    (kv_head * cache.context + position) * heads.head_dim + i
+}
+
+/// What is left of a value after a trip through the cache.
+fn through_cache(cache: &Cache, value: f32) -> f32 {
+    if cache.f16 { half::f16::from_f32(value.clamp(-65504.0, 65504.0)).to_f32() } else { value }
+}
+
+fn write_cache(heads: &Heads, cache: &Cache, qkv: &[f32], position: usize) {
+    let d = heads.head_dim;
+    let [_, k, v] = heads.offsets;
+    let (mut keys, mut values) = (cache.keys.cpu(), cache.values.cpu());
+    for kv_head in 0..heads.kv_heads {
+        for i in 0..d {
+            let key = through_cache(cache, qkv[k + kv_head * d + i]);
+            let value = through_cache(cache, qkv[v + kv_head * d + i]);
+            keys[key_index(cache, heads, kv_head, position, i)] = key.to_bits();
+            values[value_index(cache, heads, kv_head, position, i)] = value.to_bits();
+        }
+    }
+}
+
+/// Appends the attention output of every head of one token.
+fn attention(heads: &Heads, cache: &Cache, qkv: &[f32], seen: std::ops::Range<usize>, out: &mut Vec<f32>) {
+    let d = heads.head_dim;
+    let (keys, values) = (cache.keys.cpu(), cache.values.cpu());
+    for head in 0..heads.heads {
+        let kv_head = head / (heads.heads / heads.kv_heads);
+        let query = &qkv[heads.offsets[0] + head * d..][..d];
+        let score = |position: usize| -> f64 {
+            let key = |i| f32::from_bits(keys[key_index(cache, heads, kv_head, position, i)]) as f64;
+            (0..d).map(|i| query[i] as f64 * key(i)).sum::<f64>() / (d as f64).sqrt()
+        };
+        let mut weights: Vec<f64> = seen.clone().map(score).collect();
+        let most = weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        weights.iter_mut().for_each(|w| *w = (*w - most).exp());
+        let total: f64 = weights.iter().sum();
+        let first = out.len();
+        out.resize(first + d, 0.0);
+        for (i, o) in out[first..].iter_mut().enumerate() {
+            let value = |p| f32::from_bits(values[value_index(cache, heads, kv_head, p, i)]) as f64;
+            let sum: f64 = seen.clone().zip(&weights).map(|(p, w)| w * value(p)).sum();
+            *o = (sum / total) as f32;
+        }
+    }
+}

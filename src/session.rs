@@ -1,0 +1,269 @@
+//! Tokens in, text out: prefill, decode, sampling, stops, a stream of text.
+//!
+//! A [`Session`] owns a model and remembers which tokens its cache holds, so that a conversation only pays for
+//! what is new.
+
+use crate::chat::{ChatTemplate, Message};
+use crate::checkpoint::Checkpoint;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::model::{LoadOptions, Model, Progress};
+use crate::ops::Tokens;
+use crate::sampler::{Sampler, SamplerOptions};
+use crate::stop::StopStrings;
+use crate::tokenizer::{Decoder, Tokenizer};
+use futures_util::Stream;
+use serde::Serialize;
+use std::time::Duration;
+use web_time::Instant;
+
+/// A model with its tokenizer and the conversation in its cache.
+pub struct Session {
+    /// The model.
+    pub model: Model,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// How it wants conversations written, if it says.
+    pub template: Option<ChatTemplate>,
+    cached: Vec<u32>,
+}
+
+/// How to generate.
+#[derive(Debug, Clone, Default)]
+pub struct GenerateOptions {
+    /// Most tokens to generate; `None`: until the model stops or the context is full.
+    pub max_tokens: Option<usize>,
+    /// How tokens are picked.
+    pub sampling: SamplerOptions,
+    /// Texts that end the generation; they are not part of the output.
+    pub stop: Vec<String>,
+}
+
+/// Why a generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FinishReason {
+    /// The model's end token or a stop string.
+    Stop,
+    /// `max_tokens`, or a full context.
+    Length,
+}
+
+/// A generation in progress: [`Generation::next`] gives text as it comes. Dropping it cancels it; the session
+/// stays usable.
+pub struct Generation<'a> {
+    session: &'a mut Session,
+    prompt: Vec<u32>,
+    tokens: Vec<u32>,
+    sampler: Sampler,
+    stops: StopStrings,
+    decoder: Decoder,
+    max_tokens: usize,
+    started: bool,
+    finished: Option<FinishReason>,
+    prefilled: usize,
+    prefill_time: Duration,
+    decode_time: Duration,
+}
+
+/// What a generation came to.
+#[derive(Debug, Clone, Serialize)]
+pub struct Summary {
+    /// Tokens of the prompt.
+    pub prompt_token_ids: Vec<u32>,
+    /// Tokens generated, the end token not among them.
+    pub token_ids: Vec<u32>,
+    /// Why it ended; none if it was cancelled.
+    pub finish_reason: Option<FinishReason>,
+    /// Prompt tokens a second; those that the cache held already are not counted.
+    pub prefill_tokens_per_s: f64,
+    /// Generated tokens a second, after the first.
+    pub decode_tokens_per_s: f64,
+}
+
+impl Session {
+    /// Loads a checkpoint's model and tokenizer onto `device`.
+    pub async fn load(
+        device: &Device,
+        checkpoint: &Checkpoint,
+        options: &LoadOptions,
+        progress: impl FnMut(Progress),
+    ) -> Result<Self> {
+        let (tokenizer, template) = Tokenizer::from_checkpoint(checkpoint).await?;
+        let model = Model::load(device, checkpoint, options, progress).await?;
+        Ok(Self { model, tokenizer, template, cached: Vec::new() })
+    }
+
+    /// Opens a model file or folder on the best device there is.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub async fn open(path: impl AsRef<std::path::Path>, progress: impl FnMut(Progress)) -> Result<Self> {
+        let checkpoint = Checkpoint::open(path).await?;
+        let device = Device::best().await?;
+        Self::load(&device, &checkpoint, &LoadOptions::default(), progress).await
+    }
+
+    /// Continues `text`.
+    pub fn generate(&mut self, text: &str, options: &GenerateOptions) -> Result<Generation<'_>> {
+        let prompt = self.tokenizer.encode(text, true)?;
+        self.generate_from(prompt, options)
+    }
+
+    /// Answers the last of `messages`. What the cache holds of the conversation is not computed again.
+    pub fn chat(&mut self, messages: &[Message], options: &GenerateOptions) -> Result<Generation<'_>> {
+        let template = self.template.as_ref().ok_or_else(|| {
+            Error::unsupported("the model has no chat template").remedy("use plain text, with --raw")
+        })?;
+        let prompt = self.tokenizer.encode_rendered(&template.render(messages, true)?)?;
+        self.generate_from(prompt, options)
+    }
+
+    /// Continues a list of tokens.
+    pub fn generate_from(&mut self, prompt: Vec<u32>, options: &GenerateOptions) -> Result<Generation<'_>> {
+        if prompt.is_empty() {
+            return Err(Error::invalid("the prompt has no tokens").remedy("give some text"));
+        }
+        if prompt.len() >= self.model.context {
+            return Err(Error::ContextFull { prompt: prompt.len(), context: self.model.context });
+        }
+        let room = self.model.context - prompt.len();
+        Ok(Generation {
+            sampler: Sampler::new(options.sampling.clone())?,
+            stops: StopStrings::new(options.stop.iter().filter(|s| !s.is_empty())),
+            decoder: self.tokenizer.decoder_after(&prompt),
+            max_tokens: options.max_tokens.unwrap_or(room).min(room),
+            session: self,
+            prompt,
+            tokens: Vec::new(),
+            started: false,
+            finished: None,
+            prefilled: 0,
+            prefill_time: Duration::ZERO,
+            decode_time: Duration::ZERO,
+        })
+    }
+
+    /// Forgets the conversation.
+    pub fn reset(&mut self) {
+        self.cached.clear();
+    }
+}
+
+impl Generation<'_> {
+    /// The next piece of text, never empty; `None` at the end.
+    pub async fn next(&mut self) -> Option<Result<String>> {
+        while self.finished.is_none() {
+            match self.advance().await {
+                Ok(text) if text.is_empty() => {}
+                other => return Some(other),
+            }
+        }
+        None
+    }
+
+    /// The pieces as a stream; the generation is dropped with it.
+    pub fn into_stream(self) -> impl Stream<Item = Result<String>> {
+        futures_util::stream::unfold(self, |mut generation| async move {
+            let item = generation.next().await?;
+            Some((item, generation))
+        })
+    }
+
+    /// Runs to the end and returns all text; blocks the thread.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn wait(&mut self) -> Result<String> {
+        let mut text = String::new();
+        while let Some(piece) = pollster::block_on(self.next()) {
+            text.push_str(&piece?);
+        }
+        Ok(text)
+    }
+
+    /// What it came to so far.
+    pub fn summary(&self) -> Summary {
+        let rate = |tokens: usize, time: Duration| {
+            if time.is_zero() { 0.0 } else { tokens as f64 / time.as_secs_f64() }
+        };
+        Summary {
+            prompt_token_ids: self.prompt.clone(),
+            token_ids: self.tokens.clone(),
+            finish_reason: self.finished,
+            prefill_tokens_per_s: rate(self.prefilled, self.prefill_time),
+            decode_tokens_per_s: rate(self.tokens.len().saturating_sub(1), self.decode_time),
+        }
+    }
+
+    /// One token further; the text that it completes.
+    async fn advance(&mut self) -> Result<String> {
+        if self.max_tokens == 0 {
+            return Ok(self.finish(FinishReason::Length));
+        }
+        let token = if self.started { self.decode().await? } else { self.prefill().await? };
+        if self.session.tokenizer.eos().contains(&token) {
+            return Ok(self.finish(FinishReason::Stop));
+        }
+        self.tokens.push(token);
+        let (mut text, stopped) = self.stops.push(&self.decoder.push(token));
+        if stopped {
+            self.finished = Some(FinishReason::Stop);
+        } else if self.tokens.len() >= self.max_tokens {
+            text.push_str(&self.finish(FinishReason::Length));
+        }
+        Ok(text)
+    }
+
+    /// Ends the generation; the text that was held back.
+    fn finish(&mut self, reason: FinishReason) -> String {
+        self.finished = Some(reason);
+        let rest = self.decoder.flush();
+        let (mut text, stopped) = self.stops.push(&rest);
+        if stopped {
+            self.finished = Some(FinishReason::Stop);
+        } else {
+            text.push_str(&self.stops.flush());
+        }
+        text
+    }
+
+    async fn prefill(&mut self) -> Result<u32> {
+        let start = Instant::now();
+        let session = &mut *self.session;
+        let same = session.cached.iter().zip(&self.prompt).take_while(|(a, b)| a == b).count();
+        let kept = same.min(self.prompt.len() - 1);
+        session.cached.truncate(kept);
+        let chosen = session.model.prefill(kept, &self.prompt[kept..], |_| {}).await?;
+        session.cached.extend(&self.prompt[kept..]);
+        self.prefilled = self.prompt.len() - kept;
+        self.prefill_time = start.elapsed();
+        self.started = true;
+        if self.sampler.is_greedy() {
+            return Ok(chosen);
+        }
+        let logits = session.model.logits().await?;
+        self.sample(logits)
+    }
+
+    /// Runs the last token and picks the next.
+    async fn decode(&mut self) -> Result<u32> {
+        let start = Instant::now();
+        let last = *self.tokens.last().ok_or_else(|| Error::invalid("nothing to continue"))?;
+        let position = self.session.cached.len();
+        let model = &self.session.model;
+        let next = if self.sampler.is_greedy() {
+            // The device chose the last token itself: nothing but the position goes up, 4 bytes come back.
+            let next = model.decode(position, Tokens::Chosen).await?;
+            self.session.cached.push(last);
+            next
+        } else {
+            let logits = model.decode_logits(position, last).await?;
+            self.session.cached.push(last);
+            self.sample(logits)?
+        };
+        self.decode_time += start.elapsed();
+        Ok(next)
+    }
+
+    fn sample(&mut self, mut logits: Vec<f32>) -> Result<u32> {
+        let recent: Vec<u32> = self.prompt.iter().chain(&self.tokens).copied().collect();
+        self.sampler.sample(&mut logits, &recent)
+    }
+}
