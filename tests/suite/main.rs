@@ -4,4 +4,5 @@ mod adapters;
 mod golden;
 mod kernels;
 mod readers;
+mod shared;
 mod tokenizer;
