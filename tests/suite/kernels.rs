@@ -23,3 +23,8 @@ fn kernels_equal_their_twins_on_the_floor() {
     let without = ["f16", "subgroups", "dot4"].map(String::from).to_vec();
     assert_all_pass(&Options { limits: LimitSet::Floor, without, ..Options::default() });
 }
+
+#[test]
+fn kernels_of_real_gpus_equal_their_twins() {
+    assert_all_pass(&Options { as_gpu: true, ..Options::default() });
+}

@@ -94,3 +94,19 @@ fn a_model_too_large_for_the_adapter_is_an_error() {
     let message = result.err().expect("the cache does not fit").to_string();
     assert!(message.contains("KV cache") && message.contains("--context"), "{message}");
 }
+
+#[test]
+fn a_lost_device_is_an_error() {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let (context, device) = pollster::block_on(async {
+        let adapter = instance.request_adapter(&Default::default()).await.expect("an adapter");
+        let (device, queue) = adapter.request_device(&Default::default()).await.expect("a device");
+        (Context::from_device(device.clone(), queue), device)
+    });
+    let checkpoint = pollster::block_on(embedded::open()).expect("the embedded model");
+    let model = load(&context, &checkpoint);
+    pollster::block_on(model.prefill(0, &[0, 499], |_| {})).expect("the device is there");
+    device.destroy();
+    let error = pollster::block_on(model.decode(2, Tokens::Chosen)).expect_err("the device is gone");
+    assert!(matches!(error, halfbyte::Error::DeviceLost(_)), "{error}");
+}
