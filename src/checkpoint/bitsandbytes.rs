@@ -13,7 +13,7 @@
 //! `w = quant_map[code] · absmax`, `absmax = nested_quant_map[byte] · nested_absmax + nested_offset`.
 
 use super::hf::Keys;
-use super::tensor::{Dtype, Grid, TensorInfo, dims, lcm};
+use super::tensor::{Dtype, Grid, TensorInfo, dims};
 use super::{BoxFuture, Module, PieceSource, Reader, StoredMatrix};
 use crate::error::{Error, Result};
 use crate::quant::lookup::{Absmax, Lookup, Nested};
@@ -94,7 +94,8 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
         _ => Absmax::Float(absmax.expect_float()?),
     };
     let codec = Lookup::new(name, table, block, scale)?;
-    let data = Blocks { weight: weight.clone(), absmax: absmax.clone(), rows, cols, block };
+    let data =
+        Blocks { weight: weight.clone(), absmax: absmax.clone(), codec: codec.clone(), rows, cols, block };
     module.matrix(&READER, codec, Arc::new(data)).await
 }
 
@@ -127,6 +128,7 @@ async fn nested(module: &Module<'_>, keys: &Keys<'_>, blocks: usize) -> Result<N
 struct Blocks {
     weight: TensorInfo,
     absmax: TensorInfo,
+    codec: Arc<Lookup>,
     rows: usize,
     cols: usize,
     block: usize,
@@ -134,7 +136,7 @@ struct Blocks {
 
 impl PieceSource for Blocks {
     fn extents(&self, budget: usize) -> Vec<Extent> {
-        Grid { col_step: lcm(UNIT, self.block), ..Grid::new(self.rows, self.cols) }.cut(budget)
+        Grid::new(self.rows, self.cols, &*self.codec).cut(budget)
     }
 
     fn read<'a>(&'a self, extent: &'a Extent) -> BoxFuture<'a, Result<Piece>> {

@@ -117,6 +117,7 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
         zeros,
         offset,
         order: order.clone(),
+        codec: codec.clone(),
         rows,
         cols,
         group,
@@ -221,6 +222,7 @@ struct Layer {
     zeros: Zeros,
     offset: Offset,
     order: Option<Arc<[u32]>>,
+    codec: Arc<dyn Codec>,
     rows: usize,
     cols: usize,
     group: usize,
@@ -262,10 +264,12 @@ fn transpose(items: &[u32], rows: usize) -> Vec<u32> {
 
 impl PieceSource for Layer {
     fn extents(&self, budget: usize) -> Vec<Extent> {
-        let col_step = if self.group < self.cols { lcm(UNIT, self.group) } else { UNIT };
+        let grid = Grid::new(self.rows, self.cols, &*self.codec);
+        let group = if self.group < self.cols { self.group } else { UNIT };
+        let col_step = lcm(grid.col_step, group);
         let major = if self.order.is_some() { Major::Rows } else { Major::Cols };
         let cost = if self.expand { 4 } else { 1 };
-        Grid { col_step, major, cost, ..Grid::new(self.rows, self.cols) }.cut(budget)
+        Grid { col_step, major, cost, ..grid }.cut(budget)
     }
 
     fn read<'a>(&'a self, extent: &'a Extent) -> BoxFuture<'a, Result<Piece>> {

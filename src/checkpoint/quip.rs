@@ -2,7 +2,7 @@
 //!
 //! For a layer `[N, K]`, N a multiple of 16 and K of 64:
 //!
-//! * `M.Qidxs` i64 `[N, K/32]`: four 16-bit codes a word, in tiles of 16 rows × 64 columns, see [`untile`].
+//! * `M.Qidxs` i64 `[N, K/32]`: four 16-bit codes a word, in tiles of 16 rows × 64 columns, see `untile`.
 //! * `M.SU` `[K]`, `M.SV` `[N]`: signs, or reals after fine-tuning.
 //! * `M.Wscale` scalar, optional; `M.fuse_scales` `[slices]` where modules are fused; `M.codebook_id` scalar.
 //!
@@ -10,7 +10,7 @@
 //! of q, k, v; `upgate_proj` those of up, then gate.
 
 use super::hf::Keys;
-use super::tensor::{Dtype, Grid, TensorInfo, words64};
+use super::tensor::{Dtype, Grid, TensorInfo, lcm, words64};
 use super::{BoxFuture, InputTransform, Module, OutputTransform, PieceSource, Reader, StoredMatrix};
 use crate::error::{Error, Result};
 use crate::quant::e8p::E8p12;
@@ -127,7 +127,8 @@ struct Tiles {
 
 impl PieceSource for Tiles {
     fn extents(&self, budget: usize) -> Vec<Extent> {
-        Grid { col_step: TILE.1, ..Grid::new(self.rows, self.cols) }.cut(budget)
+        let grid = Grid::new(self.rows, self.cols, &E8p12);
+        Grid { col_step: lcm(grid.col_step, TILE.1), ..grid }.cut(budget)
     }
 
     fn read<'a>(&'a self, extent: &'a Extent) -> BoxFuture<'a, Result<Piece>> {

@@ -3,7 +3,7 @@
 use super::gguf::BlockType;
 use super::source::Source;
 use crate::error::{Error, Result};
-use crate::quant::{Extent, Kind, TILE_ROWS, UNIT};
+use crate::quant::{Codec, Extent, Kind, TILE_ROWS, UNIT};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -390,9 +390,15 @@ pub(crate) struct Grid {
 }
 
 impl Grid {
-    /// A grid of whole rows without further demands.
-    pub(crate) fn new(rows: usize, cols: usize) -> Self {
-        Self { rows, cols, row_step: TILE_ROWS, col_step: UNIT, major: Major::Rows, cost: 1 }
+    /// A grid of whole rows that may be cut where `codec` allows it: where cells and runs of all its fields begin.
+    pub(crate) fn new(rows: usize, cols: usize, codec: &dyn Codec) -> Self {
+        let fields = codec.fields();
+        let steps = codec.sections().into_iter().filter_map(|section| {
+            let run = fields[section.field].run;
+            (run <= cols).then(|| run * section.cell)
+        });
+        let col_step = steps.fold(UNIT, lcm);
+        Self { rows, cols, row_step: TILE_ROWS, col_step, major: Major::Rows, cost: 1 }
     }
 
     /// Rectangles of about `budget` bytes and items at most, or of one step each way if that is more.

@@ -41,10 +41,10 @@ pub struct Options {
     pub limits: LimitSet,
     /// Capabilities to leave unused: `f16`, `subgroups`, `dot4`.
     pub without: Vec<String>,
+    /// Use the kernels of real GPUs on a software adapter too, for tests.
+    pub as_gpu: bool,
     /// A smaller `max_storage_buffer_binding_size`, for tests of splitting.
     pub max_binding: Option<u64>,
-    /// Take kernels as for a real GPU on a software adapter, for tests.
-    pub as_hardware: bool,
     /// Shader parts that replace the built-in ones, by file name; for tests that break a kernel on purpose.
     pub shader_overrides: BTreeMap<String, String>,
 }
@@ -239,7 +239,7 @@ fn capabilities(
         f16: features.contains(wgpu::Features::SHADER_F16),
         subgroups: subgroups.then_some((info.subgroup_min_size, info.subgroup_max_size)),
         dot4: !options.without.iter().any(|w| w == "dot4"),
-        software: info.device_type == wgpu::DeviceType::Cpu && !options.as_hardware,
+        software: info.device_type == wgpu::DeviceType::Cpu && !options.as_gpu,
         max_binding: limits.max_storage_buffer_binding_size,
         max_buffer: limits.max_buffer_size,
         workgroup_bytes: limits.max_compute_workgroup_storage_size,
@@ -340,9 +340,12 @@ impl Context {
 
     fn new(device: wgpu::Device, queue: wgpu::Queue, report: AdapterReport, options: &Options) -> Self {
         let trouble = Arc::new(Mutex::new(None));
+        // The first error counts, but that the device is gone explains all others.
         let keep = |slot: &Mutex<Option<Error>>, error| {
-            if let Ok(mut slot) = slot.lock() {
-                slot.get_or_insert(error);
+            if let Ok(mut slot) = slot.lock()
+                && (slot.is_none() || matches!(error, Error::DeviceLost(_)))
+            {
+                *slot = Some(error);
             }
         };
         let slot = trouble.clone();
@@ -354,11 +357,7 @@ impl Context {
             keep(&slot, error);
         }));
         let slot = trouble.clone();
-        device.set_device_lost_callback(move |reason, message| {
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                keep(&slot, Error::DeviceLost(message));
-            }
-        });
+        device.set_device_lost_callback(move |_, message| keep(&slot, Error::DeviceLost(message)));
         let unused = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("unused slot"),
             size: 16,
@@ -407,6 +406,10 @@ impl Context {
 
     /// The first error that the device reported since the last check.
     pub fn check(&self) -> Result<()> {
+        if self.shared.trouble.lock().is_ok_and(|slot| slot.is_none()) {
+            return Ok(());
+        }
+        let _ = self.shared.device.poll(wgpu::PollType::Poll); // lets a lost device say so
         match self.shared.trouble.lock().ok().and_then(|mut slot| slot.take()) {
             Some(error) => Err(error),
             None => Ok(()),

@@ -135,9 +135,24 @@ impl Packed {
     pub fn item(&self, section: usize, row: usize, i: usize) -> u32 {
         let (section, offset, cells) = &self.sections[section];
         let bit = bit_address(self.shape, section, *cells, row, i);
-        let word = self.bindings[section.binding][offset + bit / 32];
-        let mask = if section.bits == 32 { u32::MAX } else { (1 << section.bits) - 1 };
-        (word >> (bit % 32)) & mask
+        self.bits(section, offset * 32 + bit)
+    }
+
+    /// The same for the first `out.len()` items of `row`.
+    pub fn items(&self, section: usize, row: usize, out: &mut [u32]) {
+        let (section, offset, cells) = &self.sections[section];
+        for (cell, out) in out.chunks_mut(section.cell).enumerate() {
+            let first = offset * 32 + bit_address(self.shape, section, *cells, row, cell * section.cell);
+            for (i, item) in out.iter_mut().enumerate() {
+                let inside = if section.cell == 1 { 0 } else { place(section.bits, i) };
+                *item = self.bits(section, first + inside);
+            }
+        }
+    }
+
+    fn bits(&self, section: &Section, bit: usize) -> u32 {
+        let word = self.bindings[section.binding][bit / 32];
+        (word >> (bit % 32)) & (u32::MAX >> (32 - section.bits))
     }
 
     /// One decoded row.

@@ -48,5 +48,5 @@ fn kernels_equal_their_twins() {
 fn kernels_equal_their_twins_on_the_floor() {
     let without = ["f16", "subgroups", "dot4"].map(String::from).to_vec();
     // With a real GPU's variants of the products, which a software adapter would not choose.
-    assert_all_pass(&Options { limits: LimitSet::Floor, without, as_hardware: true, ..Options::default() });
+    assert_all_pass(&Options { limits: LimitSet::Floor, without, as_gpu: true, ..Options::default() });
 }

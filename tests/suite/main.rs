@@ -5,6 +5,7 @@ mod golden;
 mod kernels;
 mod mutations;
 mod readers;
+mod recording;
 mod shaders;
 mod shared;
 mod tokenizer;

@@ -32,6 +32,10 @@ fn load(matrix: &StoredMatrix, budget: usize) -> Result<Packed> {
         assert!(rows.start.is_multiple_of(TILE_ROWS) && cols.start.is_multiple_of(UNIT), "{extent:?}");
         assert!(rows.end == shape.rows || rows.end.is_multiple_of(TILE_ROWS), "{extent:?}");
         area += rows.len() * cols.len();
+        for section in matrix.codec.sections() {
+            let run = fields[section.field].run;
+            assert!(cols.start == 0 || run > shape.cols || cols.start.is_multiple_of(run * section.cell));
+        }
         let piece = block_on(matrix.data.read(&extent))?;
         assert_eq!(piece.extent, extent);
         assert_eq!(piece.items.len(), fields.len());
