@@ -37,6 +37,8 @@ pub mod device;
 pub mod embedded;
 pub mod error;
 pub mod gpu;
+#[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
+pub mod hub;
 pub mod linear;
 pub mod model;
 pub mod ops;

@@ -2,6 +2,8 @@
 
 mod adapters;
 mod golden;
+#[cfg(feature = "hub")]
+mod hub;
 mod kernels;
 mod readers;
 mod recording;
