@@ -39,6 +39,7 @@ pub mod error;
 pub mod gpu;
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 pub mod hub;
+pub mod inspect;
 pub mod linear;
 pub mod model;
 pub mod ops;

@@ -1,5 +1,6 @@
 //! Subcommands, one a file, and what they share: devices, models, output.
 
+mod inspect;
 mod run;
 
 use anyhow::{Context as _, Result};
@@ -26,6 +27,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Run(run::Run),
+    Inspect(inspect::Inspect),
 }
 
 /// Options of every command.
@@ -191,6 +193,7 @@ pub fn main() -> ExitCode {
     let result = pollster::block_on(async {
         match command {
             Command::Run(command) => command.run().await,
+            Command::Inspect(command) => command.run().await,
         }
     });
     match result {

@@ -381,3 +381,29 @@ fn names() {
         assert!(error.contains("hf:owner/repo@revision"), "{error}");
     }
 }
+
+/// The program itself, told by the environment.
+#[cfg(feature = "cli")]
+#[test]
+fn the_command_line_reads_the_environment() {
+    let (server, cache) = (Server::start(), Cache::new("cli"));
+    let run = |model: &str| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_halfbyte"))
+            .args(["inspect", "--json", "--adapter", "cpu", model])
+            .env("HF_ENDPOINT", &server.endpoint)
+            .env("HF_HOME", &cache.0)
+            .env("HF_TOKEN", TOKEN)
+            .env_remove("HF_HUB_CACHE")
+            .env_remove("HF_HUB_OFFLINE")
+            .output()
+            .expect("the program runs")
+    };
+    let output = run("hf:tiny/private");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert_eq!(json["architecture"], "llama");
+    assert!(cache.0.join("hub/models--tiny--private/refs/main").is_file());
+    let output = run("hf:tiny/nothing");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no model tiny/nothing"));
+}

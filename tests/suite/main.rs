@@ -4,6 +4,7 @@ mod adapters;
 mod golden;
 #[cfg(feature = "hub")]
 mod hub;
+mod inspect;
 mod kernels;
 mod readers;
 mod recording;
