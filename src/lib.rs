@@ -31,6 +31,7 @@
 //! | [`device`], [`quant`], [`gpu`] | where it runs; codecs; adapters, shader linking, recordings |
 //! | [`checkpoint`] | readers: on-disk layouts; know nothing of the GPU |
 
+pub mod bench;
 pub mod chat;
 pub mod checkpoint;
 pub mod device;

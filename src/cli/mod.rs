@@ -1,5 +1,6 @@
 //! Subcommands, one a file, and what they share: devices, models, output.
 
+mod bench;
 mod inspect;
 mod run;
 
@@ -28,6 +29,7 @@ struct Cli {
 enum Command {
     Run(run::Run),
     Inspect(inspect::Inspect),
+    Bench(bench::Bench),
 }
 
 /// Options of every command.
@@ -194,6 +196,7 @@ pub fn main() -> ExitCode {
         match command {
             Command::Run(command) => command.run().await,
             Command::Inspect(command) => command.run().await,
+            Command::Bench(command) => command.run().await,
         }
     });
     match result {

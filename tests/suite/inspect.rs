@@ -208,4 +208,25 @@ mod command_line {
         let output = halfbyte(&["inspect", "nowhere"]);
         assert_eq!(output.status.code(), Some(1));
     }
+
+    #[test]
+    fn bench() {
+        let model = fixture("llama");
+        let model = model.to_string_lossy();
+        for adapter in [&["--adapter", "cpu"][..], &["--all-adapters"]] {
+            let args = ["bench", &model, "--json", "--runs", "1", "--prompt", "8", "--generate", "4"];
+            let report = json(&[&args[..], adapter].concat());
+            assert_eq!(report["schema_version"], 1);
+            let adapters = report["adapters"].as_array().expect("adapters");
+            assert!(!adapters.is_empty());
+            for result in adapters {
+                let model = &result["models"][0];
+                let positive = |v: &Value| v.as_f64().is_some_and(|v| v > 0.0);
+                assert!(positive(&model["decode_tokens_per_s"]["median"]), "{model}");
+                assert!(positive(&model["prefill_tokens_per_s"]["median"]), "{model}");
+                assert!(positive(&model["weight_bytes_per_token"]), "{model}");
+                assert_eq!(positive(&result["copy_bytes_per_s"]), result["adapter"]["backend"] != "cpu");
+            }
+        }
+    }
 }
