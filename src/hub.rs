@@ -316,7 +316,8 @@ impl Hub {
             let response = request.call().map_err(|e| self.unreachable(&url, e))?;
             let header = |name: &str| response.headers().get(name)?.to_str().ok();
             if etag.is_none() {
-                let own = header("etag").filter(|_| response.status().is_success());
+                // The etag of a store elsewhere is a hash of the store's own kind.
+                let own = header("etag").filter(|_| response.status().is_success() && self.is_own(&url));
                 etag = header("x-linked-etag").or(own).and_then(plain_etag);
             }
             let Some(location) = header("location").filter(|_| response.status().is_redirection()) else {
@@ -675,7 +676,10 @@ fn link(blob: &Path, path: &Path) -> io::Result<()> {
         let mut target: PathBuf = std::iter::repeat_n("..", ups).collect();
         target.push("blobs");
         target.push(blob.file_name().unwrap_or_default());
-        std::os::unix::fs::symlink(target, path)
+        match std::os::unix::fs::symlink(target, path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()), // another program's, for the same
+            other => other,
+        }
     }
     #[cfg(not(unix))]
     {

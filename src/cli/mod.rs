@@ -203,10 +203,21 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("halfbyte: {error:#}");
+            eprintln!("halfbyte: {}", message(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes; those that it quotes itself are not said twice.
+fn message(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// Whether the reader of our output has gone (`halfbyte … | head`).

@@ -280,16 +280,30 @@ fn a_broken_connection_goes_on_where_it_stopped() {
     // A part that was complete when the program ended.
     let cache = Cache::new("complete");
     server.set(|s| s.breaks = (100_000, 100));
-    let part = |name: &str| -> PathBuf {
-        let key = Sha256::digest(format!("{COMMIT}/{name}"));
-        let key: String = key.iter().map(|b| format!("{b:02x}")).collect();
-        cache.0.join("models--tiny--gguf/blobs").join(format!("{key}.incomplete"))
-    };
-    std::fs::create_dir_all(part("model.gguf").parent().expect("a parent")).expect("a folder");
+    let part = part(&cache, "gguf", "model.gguf");
     let gguf = fixtures().join("models/llama-gguf/model.gguf");
-    std::fs::copy(gguf, part("model.gguf")).expect("a copy");
+    std::fs::copy(gguf, part).expect("a copy");
     let fetched = server.hub(&cache.0).fetch(&source("hf:tiny/gguf"), &mut |_| {}).expect("no download");
     opens(&fetched.path);
+}
+
+/// Where a download of a file of `tiny/name` lies until it is complete.
+fn part(cache: &Cache, name: &str, file: &str) -> PathBuf {
+    let key = Sha256::digest(format!("{COMMIT}/{file}"));
+    let key: String = key.iter().map(|b| format!("{b:02x}")).collect();
+    let blobs = cache.0.join(format!("models--tiny--{name}/blobs"));
+    std::fs::create_dir_all(&blobs).expect("a folder");
+    blobs.join(format!("{key}.incomplete"))
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_says_so() {
+    let (server, cache) = (Server::start(), Cache::new("full"));
+    std::os::unix::fs::symlink("/dev/full", part(&cache, "gguf", "model.gguf")).expect("a link");
+    let message = fails(&server.hub(&cache.0), "hf:tiny/gguf");
+    assert!(message.contains("disk is full") && message.contains("HF_HOME"), "{message}");
+    assert_eq!(server.seen().len(), 2);
 }
 
 #[test]
