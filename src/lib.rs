@@ -31,12 +31,16 @@
 //! | [`device`], [`quant`], [`gpu`] | where it runs; codecs; adapters, shader linking, recordings |
 //! | [`checkpoint`] | readers: on-disk layouts; know nothing of the GPU |
 
+pub mod bench;
 pub mod chat;
 pub mod checkpoint;
 pub mod device;
 pub mod embedded;
 pub mod error;
 pub mod gpu;
+#[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
+pub mod hub;
+pub mod inspect;
 pub mod linear;
 pub mod model;
 pub mod ops;

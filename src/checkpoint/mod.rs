@@ -17,6 +17,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 pub mod bitsandbytes;
+pub mod decode;
 pub mod ggml;
 pub mod gguf;
 pub mod gguf_model;
@@ -98,7 +99,7 @@ pub trait PieceSource: Send + Sync {
     /// bytes on disk and `budget` items. All obey the rules of [`Extent`].
     fn extents(&self, budget: usize) -> Vec<Extent>;
 
-    /// Reads one of them. Items are checked: codes in range, scales finite.
+    /// Reads one of them, or any other that obeys the rules. Items are checked: codes in range, scales finite.
     fn read<'a>(&'a self, extent: &'a Extent) -> BoxFuture<'a, Result<Piece>>;
 }
 
@@ -358,7 +359,13 @@ impl Checkpoint {
         Some(Module { name, rows, cols, slices, tensors, quantization, order })
     }
 
-    async fn read(&self, name: &str) -> Result<StoredMatrix> {
+    /// Whether `name` is a module (a matrix, perhaps of several tensors), not a tensor by itself.
+    pub fn is_module(&self, name: &str) -> bool {
+        self.module(name).is_some()
+    }
+
+    /// The module `name`, by the name that it is stored under: fused ones in one.
+    pub async fn read(&self, name: &str) -> Result<StoredMatrix> {
         let unknown = || Error::invalid(format!("the model has no module {name}"));
         let module = self.module(name).ok_or_else(unknown)?;
         let reader = module.reader().map_err(|e| e.file(&self.name))?;

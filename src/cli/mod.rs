@@ -1,16 +1,20 @@
 //! Subcommands, one a file, and what they share: devices, models, output.
 
+mod bench;
+mod inspect;
 mod run;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use halfbyte::checkpoint::Checkpoint;
 use halfbyte::gpu::{AdapterChoice, LimitSet, Options};
+use halfbyte::hub::{Hub, Source};
 use halfbyte::model::{LoadOptions, Precision, Progress};
 use halfbyte::{Device, Error, embedded};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Runs quantized language models on any GPU that speaks WebGPU.
@@ -24,6 +28,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Run(run::Run),
+    Inspect(inspect::Inspect),
+    Bench(bench::Bench),
 }
 
 /// Options of every command.
@@ -118,12 +124,32 @@ impl Common {
     }
 }
 
-/// Opens MODEL: nothing for the embedded one, a folder, a file.
+/// Opens MODEL: nothing for the embedded one, a folder, a file, a repository of the hub.
 pub async fn open_model(model: Option<&str>) -> Result<Checkpoint> {
     match model {
         None => Ok(embedded::open().await?),
+        Some(name) if name.starts_with("hf:") => {
+            let path = fetch(name)?;
+            Checkpoint::open(path).await.with_context(|| format!("cannot open {name}"))
+        }
         Some(path) => Checkpoint::open(path).await.with_context(|| format!("cannot open {path}")),
     }
+}
+
+/// Brings a model of the hub into the cache, with a bar for every file.
+fn fetch(name: &str) -> Result<PathBuf> {
+    let source: Source = name.parse()?;
+    let bar = progress_bar("", false);
+    let fetched = Hub::from_env()?.fetch(&source, &mut |progress| {
+        bar.set_message(progress.file.to_string());
+        bar.set_length(progress.total);
+        bar.set_position(progress.done);
+    })?;
+    bar.finish_and_clear();
+    if fetched.offline {
+        eprintln!("halfbyte: the hub is out of reach; taking {name} as it was downloaded earlier");
+    }
+    Ok(fetched.path)
 }
 
 /// `NVIDIA H200 (vulkan)`, `CPU`.
@@ -169,16 +195,29 @@ pub fn main() -> ExitCode {
     let result = pollster::block_on(async {
         match command {
             Command::Run(command) => command.run().await,
+            Command::Inspect(command) => command.run().await,
+            Command::Bench(command) => command.run().await,
         }
     });
     match result {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("halfbyte: {error:#}");
+            eprintln!("halfbyte: {}", message(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes; those that it quotes itself are not said twice.
+fn message(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// Whether the reader of our output has gone (`halfbyte … | head`).

@@ -1,9 +1,10 @@
 //! What a model is: sizes and switches, whichever file they came from.
 
 use crate::error::{Error, Result};
+use serde::Serialize;
 
 /// The hyper-parameters of a Llama-family model.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ModelConfig {
     /// `llama`, `mistral`, `qwen2`, `qwen3`: a name in `ARCHITECTURES`.
     pub architecture: String,
@@ -38,7 +39,7 @@ pub struct ModelConfig {
 }
 
 /// Rotary position embedding (Su et al. 2021), rotate-half convention.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Rope {
     /// Base of the frequencies.
     pub theta: f64,
@@ -47,7 +48,8 @@ pub struct Rope {
 }
 
 /// Context extension by RoPE.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RopeScaling {
     /// As trained.
     None,

@@ -113,6 +113,7 @@ impl Lookup {
         match &self.absmax {
             Absmax::Float(kind) => kind.value(item),
             Absmax::Nested(slices) => {
+                let row = packed.first_row + row;
                 let mut first = 0;
                 for (i, (rows, nested)) in slices.iter().enumerate() {
                     if row < first + rows || i + 1 == slices.len() {

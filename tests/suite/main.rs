@@ -2,6 +2,9 @@
 
 mod adapters;
 mod golden;
+#[cfg(feature = "hub")]
+mod hub;
+mod inspect;
 mod kernels;
 mod mutations;
 mod readers;
