@@ -44,6 +44,7 @@ pub mod inspect;
 pub mod linear;
 pub mod model;
 pub mod ops;
+pub mod perplexity;
 pub mod quant;
 pub mod reference;
 pub mod sampler;

@@ -91,6 +91,11 @@ impl Sampler {
         self.seed
     }
 
+    /// The temperature in use.
+    pub fn temperature(&self) -> f32 {
+        self.options.temperature
+    }
+
     /// True if the choice is the largest logit as it stands, so that it can be made on the GPU.
     pub fn is_greedy(&self) -> bool {
         self.options.temperature == 0.0 && !self.penalizes()

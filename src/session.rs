@@ -63,6 +63,7 @@ pub struct Generation<'a> {
     finished: Option<FinishReason>,
     prefilled: usize,
     prefill_time: Duration,
+    decoded: usize,
     decode_time: Duration,
 }
 
@@ -77,7 +78,7 @@ pub struct Summary {
     pub finish_reason: Option<FinishReason>,
     /// Prompt tokens a second; those that the cache held already are not counted.
     pub prefill_tokens_per_s: f64,
-    /// Generated tokens a second, after the first.
+    /// Decode steps a second; each gives one token, the prefill has given the first.
     pub decode_tokens_per_s: f64,
 }
 
@@ -138,6 +139,7 @@ impl Session {
             finished: None,
             prefilled: 0,
             prefill_time: Duration::ZERO,
+            decoded: 0,
             decode_time: Duration::ZERO,
         })
     }
@@ -178,6 +180,11 @@ impl Generation<'_> {
         Ok(text)
     }
 
+    /// The seed of its random choices: the same one gives the same text again. `None` if nothing is random.
+    pub fn seed(&self) -> Option<u64> {
+        (self.sampler.temperature() > 0.0).then(|| self.sampler.seed())
+    }
+
     /// What it came to so far.
     pub fn summary(&self) -> Summary {
         let rate = |tokens: usize, time: Duration| {
@@ -188,7 +195,7 @@ impl Generation<'_> {
             token_ids: self.tokens.clone(),
             finish_reason: self.finished,
             prefill_tokens_per_s: rate(self.prefilled, self.prefill_time),
-            decode_tokens_per_s: rate(self.tokens.len().saturating_sub(1), self.decode_time),
+            decode_tokens_per_s: rate(self.decoded, self.decode_time),
         }
     }
 
@@ -258,6 +265,7 @@ impl Generation<'_> {
             self.session.cached.push(last);
             self.sample(logits)?
         };
+        self.decoded += 1;
         self.decode_time += start.elapsed();
         Ok(next)
     }

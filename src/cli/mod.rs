@@ -1,11 +1,21 @@
 //! Subcommands, one a file, and what they share: devices, models, output.
 
+mod adapters;
 mod bench;
+mod chat;
+mod heap;
 mod inspect;
+mod interrupt;
+mod logits;
+mod perplexity;
 mod run;
+mod tokenize;
+mod verify;
+mod writing;
 
-use anyhow::{Context as _, Result};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use anyhow::{Context as _, Result, bail};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use halfbyte::checkpoint::Checkpoint;
 use halfbyte::gpu::{AdapterChoice, LimitSet, Options};
 use halfbyte::hub::{Hub, Source};
@@ -13,45 +23,84 @@ use halfbyte::model::{LoadOptions, Precision, Progress};
 use halfbyte::{Device, Error, embedded};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Runs quantized language models on any GPU that speaks WebGPU.
 #[derive(Parser)]
-#[command(name = "halfbyte", version, about, max_term_width = 110)]
+#[command(
+    name = "halfbyte",
+    version,
+    about,
+    max_term_width = 100,
+    subcommand_required = true,
+    after_help = "\
+Without a command: `run`. Without a model: the embedded storyteller.
+Exit status: 0; 1 what was asked failed; 2 usage.
+
+Examples:
+  halfbyte
+  halfbyte run ./model.gguf \"The moon\" --temperature 0 --max-tokens 40
+  halfbyte chat ./Qwen3-0.6B --adapter nvidia"
+)]
 struct Cli {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
     Run(run::Run),
+    Chat(chat::Chat),
+    Logits(logits::Logits),
+    Perplexity(perplexity::Perplexity),
+    Tokenize(tokenize::Tokenize),
+    Verify(verify::Verify),
+    Adapters(adapters::Adapters),
     Inspect(inspect::Inspect),
     Bench(bench::Bench),
 }
 
+impl Command {
+    async fn run(self) -> Result<ExitCode> {
+        match self {
+            Self::Run(command) => command.run().await,
+            Self::Chat(command) => command.run().await,
+            Self::Logits(command) => command.run().await,
+            Self::Perplexity(command) => command.run().await,
+            Self::Tokenize(command) => command.run().await,
+            Self::Verify(command) => command.run().await,
+            Self::Adapters(command) => command.run().await,
+            Self::Inspect(command) => command.run().await,
+            Self::Bench(command) => command.run().await,
+        }
+    }
+}
+
 /// Options of every command.
 #[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Common {
     /// One JSON object on stdout, and nothing else there
     #[arg(long)]
     pub json: bool,
     /// Adapter: an index or a part of its name (see `halfbyte adapters`), or `cpu`
-    #[arg(long, env = "HALFBYTE_ADAPTER", value_name = "NAME")]
+    #[arg(long, env = "HALFBYTE_ADAPTER", value_name = "NAME", hide_env_values = true)]
     pub adapter: Option<String>,
-    /// Storage of the KV cache [default: auto; f32 for logits, perplexity and verify]
-    #[arg(long, value_enum, value_name = "PRECISION")]
+    /// Storage of the KV cache: f32, f16 or auto [default: auto; f32 for logits, perplexity, verify]
+    #[arg(long, value_enum, value_name = "P", hide_possible_values = true)]
     pub precision: Option<PrecisionArg>,
     /// Tokens that the KV cache holds [default: the model's, at most 2048]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = positive)]
     pub context: Option<usize>,
     /// Capabilities to leave unused: f16, subgroups, dot4
-    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', hide_possible_values = true,
+        value_parser = ["f16", "subgroups", "dot4"])]
     pub without: Vec<String>,
-    /// Limits to keep to: all of the adapter's, WebGPU's guaranteed floor, or an iPhone's
-    #[arg(long, value_enum, default_value = "adapter")]
+    /// Limits to keep to: adapter, all it has; floor, what WebGPU guarantees; iphone, 1 GiB buffers, 1.5 GB in all
+    #[arg(long, value_enum, value_name = "L", hide_possible_values = true, default_value = "adapter")]
     pub limits: LimitsArg,
 }
 
@@ -95,17 +144,19 @@ impl Common {
         Options { adapter, limits, without: self.without.clone(), ..Options::default() }
     }
 
+    /// Whether the CPU twin was asked for.
+    pub fn is_cpu(&self) -> bool {
+        self.adapter.as_ref().is_some_and(|name| name.eq_ignore_ascii_case("cpu"))
+    }
+
     /// Opens the adapter; where there is none at all and none was named, the CPU twin, with a line that says so.
     pub async fn device(&self) -> Result<Device> {
-        if self.adapter.as_deref() == Some("cpu") {
+        if self.is_cpu() {
             return Ok(Device::Cpu);
         }
         match Device::gpu(&self.options()).await {
-            Err(Error::AdapterMissing(_)) if self.adapter.is_none() => {
-                eprintln!(
-                    "halfbyte: no GPU adapter found, running on the CPU; install your GPU's Vulkan driver \
-                     (Debian, Ubuntu: mesa-vulkan-drivers) to use it"
-                );
+            Err(Error::AdapterMissing(_)) if self.adapter.as_deref().unwrap_or_default().is_empty() => {
+                note(&format!("halfbyte: no GPU adapter found, running on the CPU; {DRIVER_HINT}"));
                 Ok(Device::Cpu)
             }
             other => Ok(other?),
@@ -124,15 +175,34 @@ impl Common {
     }
 }
 
-/// Opens MODEL: nothing for the embedded one, a folder, a file, a repository of the hub.
+/// What to do where there is no adapter.
+pub const DRIVER_HINT: &str = "to use a GPU, install its Vulkan driver (Debian, Ubuntu: mesa-vulkan-drivers)";
+
+/// The name of the embedded model, where there is no such file.
+const EMBEDDED: &str = "embedded";
+
+/// What MODEL may be.
+const MODELS: &str = "a Hugging Face folder, a .gguf or .safetensors file, hf:owner/repo, or `embedded`";
+
+/// An error that says which of the user's files it is about.
+pub fn about(path: &str, error: Error) -> anyhow::Error {
+    let told = error.to_string().contains(path);
+    if told { error.into() } else { anyhow::Error::from(error).context(path.to_owned()) }
+}
+
+/// Opens MODEL: nothing or `embedded` for the embedded one, a folder, a file, a repository of the hub.
 pub async fn open_model(model: Option<&str>) -> Result<Checkpoint> {
     match model {
         None => Ok(embedded::open().await?),
+        Some(EMBEDDED) if !Path::new(EMBEDDED).exists() => Ok(embedded::open().await?),
         Some(name) if name.starts_with("hf:") => {
             let path = fetch(name)?;
-            Checkpoint::open(path).await.with_context(|| format!("cannot open {name}"))
+            Checkpoint::open(path).await.map_err(|e| about(name, e))
         }
-        Some(path) => Checkpoint::open(path).await.with_context(|| format!("cannot open {path}")),
+        Some(path) if !Path::new(path).exists() => {
+            bail!("{path}: no such file or folder; MODEL is {MODELS}")
+        }
+        Some(path) => Checkpoint::open(path).await.map_err(|e| about(path, e)),
     }
 }
 
@@ -150,6 +220,20 @@ fn fetch(name: &str) -> Result<PathBuf> {
         eprintln!("halfbyte: the hub is out of reach; taking {name} as it was downloaded earlier");
     }
     Ok(fetched.path)
+}
+
+/// Whether the only argument of `run` is a prompt: it has spaces in it, and no file has such a name.
+pub fn looks_like_prompt(model: &str) -> bool {
+    model.contains(char::is_whitespace) && !model.starts_with("hf:") && !Path::new(model).exists()
+}
+
+/// The text of a file, or of stdin for `-`.
+pub fn text_file(path: &str) -> Result<String> {
+    let text = match path {
+        "-" => std::io::read_to_string(std::io::stdin()),
+        _ => std::fs::read_to_string(path),
+    };
+    text.with_context(|| format!("cannot read {}", if path == "-" { "stdin" } else { path }))
 }
 
 /// `NVIDIA H200 (vulkan)`, `CPU`.
@@ -182,34 +266,53 @@ pub fn show(bar: &ProgressBar) -> impl FnMut(Progress) + '_ {
 
 /// Prints one JSON object.
 pub fn print_json(value: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_string(value)?;
+    text.push('\n');
     let mut out = std::io::stdout().lock();
-    serde_json::to_writer(&mut out, value)?;
-    writeln!(out)?;
-    Ok(())
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
 }
 
-/// Parses the arguments, runs the command, turns errors into exit status 1.
-pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let command = cli.command.unwrap_or_else(|| Command::Run(run::Run::default()));
-    let result = pollster::block_on(async {
-        match command {
-            Command::Run(command) => command.run().await,
-            Command::Inspect(command) => command.run().await,
-            Command::Bench(command) => command.run().await,
+/// A line on stderr; if nobody reads that, nothing is lost.
+pub fn note(line: &str) {
+    _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// `4.1 MiB`.
+pub fn bytes(count: u64) -> String {
+    let mut value = count as f64;
+    let mut unit = "B";
+    for larger in ["KiB", "MiB", "GiB", "TiB"] {
+        if value < 1024.0 {
+            break;
         }
-    });
-    match result {
-        Ok(code) => code,
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("halfbyte: {}", message(&error));
-            ExitCode::FAILURE
-        }
+        value /= 1024.0;
+        unit = larger;
+    }
+    if unit == "B" || value.fract() == 0.0 {
+        format!("{value:.0} {unit}")
+    } else {
+        format!("{value:.1} {unit}")
     }
 }
 
-/// The error and its causes; those that it quotes itself are not said twice.
+/// Parses a number that 0 makes no sense for.
+fn positive(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "a whole number from 1 upwards is needed".into())
+}
+
+/// Parses a number from 0 to 1.
+fn fraction(text: &str) -> Result<f32, String> {
+    let number = text.parse().ok().filter(|n| (0.0..=1.0).contains(n));
+    number.ok_or_else(|| "a number from 0 to 1 is needed".into())
+}
+
+/// Ends the program as a wrong argument does.
+fn usage(error: &Error) -> ! {
+    Cli::command().error(ErrorKind::ValueValidation, error).exit()
+}
+
+/// An error with its causes, each said once.
 fn message(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
@@ -218,6 +321,36 @@ fn message(error: &anyhow::Error) -> String {
         }
     }
     text
+}
+
+/// The arguments; where they name no command but options, a prompt or a file, `run` is put before them.
+fn arguments() -> Vec<OsString> {
+    let mut all: Vec<OsString> = std::env::args_os().collect();
+    let implied = match all.get(1).map(|first| first.to_string_lossy()) {
+        None => true,
+        Some(first) if first.starts_with('-') => !["-h", "--help", "-V", "--version"].contains(&&*first),
+        Some(first) => {
+            let known = first == "help" || Cli::command().find_subcommand(&*first).is_some();
+            !known && (looks_like_prompt(&first) || Path::new(&*first).exists())
+        }
+    };
+    if implied {
+        all.insert(1.min(all.len()), "run".into());
+    }
+    all
+}
+
+/// Parses the arguments, runs the command, turns errors into exit status 1.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse_from(arguments());
+    match pollster::block_on(cli.command.run()) {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            note(&format!("halfbyte: {}", message(&error)));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Whether the reader of our output has gone (`halfbyte … | head`).

@@ -7,6 +7,7 @@ use halfbyte::checkpoint::lora::Adapter;
 use halfbyte::gpu::Options;
 use halfbyte::model::{LoadOptions, Precision};
 use halfbyte::ops::Tokens;
+use halfbyte::perplexity::{documents, perplexity};
 use halfbyte::reference::argmax;
 use halfbyte::verify::relative_error;
 use halfbyte::{Device, Model};
@@ -142,26 +143,6 @@ async fn check_prompt(
     }
 }
 
-/// Mean perplexity of the documents of `text`, BOS first.
-async fn perplexity(model: &Model, documents: &[Vec<u32>]) -> f64 {
-    let (mut nll, mut count) = (0.0, 0usize);
-    for document in documents {
-        model
-            .every_position(document, |position, logits| {
-                if let Some(&next) = document.get(position + 1) {
-                    let most = logits.iter().copied().fold(f32::MIN, f32::max) as f64;
-                    let total: f64 = logits.iter().map(|&l| (l as f64 - most).exp()).sum();
-                    nll -= logits[next as usize] as f64 - most - total.ln();
-                    count += 1;
-                }
-                Ok(())
-            })
-            .await
-            .expect("a document runs");
-    }
-    (nll / count as f64).exp()
-}
-
 /// How close logits must be: ‖Δ‖ / ‖golden‖ with f32 and with f16 storage.
 #[derive(Clone, Copy)]
 struct Tolerance(Precision, f64);
@@ -190,7 +171,7 @@ fn check(device: &Device, device_name: &str, case: &Case, within: Tolerance) {
         }
         let wanted = golden.perplexity.filter(|_| precision == Precision::F32);
         if let (Some(wanted), Some(documents)) = (wanted, sample_documents(&model)) {
-            let found = perplexity(&model, &documents).await;
+            let found = perplexity(&model, &documents, |_| {}).await.expect("the documents run").perplexity;
             assert!((found / wanted - 1.0).abs() < 5e-5, "{name}: perplexity {found}, golden {wanted}");
         }
     });
@@ -207,12 +188,7 @@ fn sample_documents(model: &Model) -> Option<Vec<Vec<u32>>> {
     let json = std::fs::read(folder.join("tokenizer.json")).ok()?;
     let tokenizer = halfbyte::tokenizer::Tokenizer::from_json(&json, None).ok()?;
     let text = std::fs::read_to_string(shared.join("text/tinystories_sample.txt")).ok()?;
-    let document = |text: &str| {
-        let mut ids = tokenizer.encode(text.trim(), true).expect("the sample is tokenized");
-        ids.truncate(512);
-        ids
-    };
-    Some(text.split("<|endoftext|>").filter(|t| !t.trim().is_empty()).map(document).collect())
+    Some(documents(&tokenizer, &text, 512).expect("the sample is tokenized"))
 }
 
 /// A model, perhaps with an adapter, and what it must give.

@@ -1,6 +1,7 @@
 //! One integration binary: links once, runs everything.
 
 mod adapters;
+mod cli;
 mod golden;
 #[cfg(feature = "hub")]
 mod hub;
@@ -9,6 +10,7 @@ mod kernels;
 mod mutations;
 mod readers;
 mod recording;
+mod session;
 mod shaders;
 mod shared;
 mod tokenizer;

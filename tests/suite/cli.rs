@@ -1,0 +1,329 @@
+//! The program as its users see it: what is on stdout, what is on stderr, with which exit status.
+
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+fn halfbyte(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_halfbyte"));
+    command.args(arguments).env_remove("HALFBYTE_ADAPTER").stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    halfbyte(arguments).output().expect("the program starts")
+}
+
+/// Runs with `--json --adapter cpu`; stdout must be one object and nothing else.
+fn json(arguments: &[&str]) -> Value {
+    let mut command = halfbyte(arguments);
+    one_object(command.args(["--json", "--adapter", "cpu"]).output().expect("the program starts"))
+}
+
+fn one_object(output: Output) -> Value {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    assert_eq!(text.trim_end().lines().count(), 1, "{text}");
+    let value: Value = serde_json::from_str(&text).expect("JSON");
+    assert!(value.is_object(), "{text}");
+    value
+}
+
+/// Runs what must fail with `status`, saying `words` on stderr and nothing on stdout.
+fn fails(arguments: &[&str], status: i32, words: &[&str]) {
+    let output = run(arguments);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}: {text}");
+    assert!(output.stdout.is_empty(), "{arguments:?}");
+    for word in words {
+        assert!(text.contains(word), "{arguments:?}: {word:?} is not in {text:?}");
+    }
+    assert!(!text.contains("panicked"), "{text}");
+}
+
+fn fixture(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name);
+    path.to_str().expect("a path in UTF-8").to_owned()
+}
+
+/// A file of this test run only.
+fn scratch(name: &str, content: &[u8]) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli");
+    std::fs::create_dir_all(&folder).expect("a folder for scratch files");
+    let path = folder.join(format!("{}-{name}", std::process::id()));
+    std::fs::write(&path, content).expect("a scratch file");
+    path
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().expect("an object").keys().map(String::as_str).collect()
+}
+
+/// Checks the shape of `run --json`.
+fn check_run(value: &Value) {
+    let wanted = ["text", "prompt_token_ids", "token_ids", "finish_reason", "timings", "memory", "adapter"];
+    assert_eq!(keys(value), wanted);
+    assert_eq!(keys(&value["timings"]), ["load_ms", "prefill_tokens_per_s", "decode_tokens_per_s"]);
+    let memory = ["weights_bytes_disk", "weights_bytes_gpu", "kv_bytes", "host_peak_bytes"];
+    assert_eq!(keys(&value["memory"]), memory);
+    for number in memory {
+        assert!(value["memory"][number].as_u64().is_some_and(|n| n > 0), "{number}: {value}");
+    }
+    assert!(value["timings"]["load_ms"].as_f64().is_some_and(|ms| ms > 0.0));
+}
+
+#[test]
+fn run_without_anything_writes_a_story() {
+    let output = run(&["--adapter", "cpu", "--max-tokens", "6", "--seed", "4"]);
+    let (text, notes) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{notes}");
+    assert!(text.starts_with("Once upon a time") && text.len() > 20, "{text}");
+    for word in ["tokens/s", "seed 4", "weights", "KV cache", "CPU"] {
+        assert!(notes.contains(word), "{word} is not in {notes}");
+    }
+}
+
+#[test]
+fn run_is_repeatable() {
+    let greedy = ["run", "The old king", "--temperature", "0", "--max-tokens", "8"];
+    let first = json(&greedy);
+    check_run(&first);
+    assert_eq!(first["finish_reason"], "length");
+    assert_eq!(first["adapter"], "CPU");
+    assert_eq!(first["token_ids"].as_array().map(Vec::len), Some(8));
+    assert!(!first["text"].as_str().expect("text").contains("The old king"));
+    assert_eq!(json(&greedy)["text"], first["text"]);
+    let seeded =
+        |seed| json(&["run", "One day", "--seed", seed, "--temperature", "1.5", "--max-tokens", "8"]);
+    let one = seeded("1");
+    assert_eq!(seeded("1")["token_ids"], one["token_ids"]);
+    assert_ne!(seeded("2")["token_ids"], one["token_ids"]);
+}
+
+#[test]
+fn run_stops_at_a_stop_string() {
+    let greedy = ["run", "embedded", "The old king", "--temperature", "0", "--max-tokens", "8"];
+    let text = json(&greedy)["text"].as_str().expect("text").to_owned();
+    let word = text.split_whitespace().nth(2).expect("three words");
+    let stopped = json(&[&greedy[..], &["--stop", "never", "--stop", word]].concat());
+    assert_eq!(stopped["text"].as_str(), text.find(word).map(|at| &text[..at]));
+    assert_eq!(stopped["finish_reason"], "stop");
+}
+
+#[test]
+fn run_on_the_default_adapter() {
+    let output =
+        run(&["run", "One day", "--max-tokens", "4", "--json", "--temperature", "0", "--context", "64"]);
+    let value = one_object(output);
+    check_run(&value);
+    assert_ne!(value["adapter"], "CPU");
+}
+
+#[test]
+fn run_reads_a_prompt_from_stdin() {
+    let mut command = halfbyte(&["run", "embedded", "-", "--max-tokens", "2", "--json", "--adapter", "cpu"]);
+    let output = with_input(&mut command, "Once upon a time");
+    assert_eq!(one_object(output)["prompt_token_ids"], tokens("Once upon a time"));
+}
+
+fn with_input(command: &mut Command, input: &str) -> Output {
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().expect("the program starts");
+    child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("it reads");
+    child.wait_with_output().expect("it ends")
+}
+
+fn tokens(text: &str) -> Value {
+    json(&["tokenize", "embedded", text])["token_ids"].clone()
+}
+
+#[test]
+fn chat_takes_turns() {
+    let mut command =
+        halfbyte(&["chat", "--temperature", "0", "--max-tokens", "4", "--adapter", "cpu", "--json"]);
+    let value = one_object(with_input(&mut command, "A dog\n\n/reset\nA cat\nran\n/quit\nnever\n"));
+    assert_eq!(keys(&value), ["messages", "adapter"]);
+    let messages = value["messages"].as_array().expect("messages");
+    let roles: Vec<&str> = messages.iter().filter_map(|m| m["role"].as_str()).collect();
+    assert_eq!(roles, ["user", "assistant", "user", "assistant"]);
+    assert_eq!(messages[0]["content"], "A cat");
+    let fresh = json(&["run", "A cat", "--raw", "--temperature", "0", "--max-tokens", "4"]);
+    assert_eq!(messages[1]["content"], fresh["text"]);
+    let mut command = halfbyte(&["chat", "--temperature", "0", "--max-tokens", "4", "--adapter", "cpu"]);
+    let output = with_input(&mut command, "A cat\n");
+    assert!(output.status.success());
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout).trim_end(),
+        fresh["text"].as_str().unwrap().trim_end()
+    );
+}
+
+#[test]
+fn logits_are_those_of_the_golden_file() {
+    let folder = fixture("llama");
+    let golden = std::fs::read_to_string(Path::new(&folder).join("golden.json")).expect("golden.json");
+    let golden: Value = serde_json::from_str(&golden).expect("JSON");
+    let prompt = &golden["prompts"][0];
+    let list = prompt["prompt_token_ids"].to_string();
+    let value = json(&["logits", &folder, "--tokens", list.trim_matches(['[', ']'])]);
+    assert_eq!(keys(&value), ["logits", "argmax"]);
+    assert_eq!(value["argmax"], prompt["argmax_per_position"]);
+    let pairs = value["logits"]
+        .as_array()
+        .expect("logits")
+        .iter()
+        .zip(prompt["logits_last"].as_array().expect("logits"));
+    let worst = pairs.map(|(a, b)| (a.as_f64().unwrap() - b.as_f64().unwrap()).abs()).fold(0.0, f64::max);
+    assert!(worst < 1e-3, "{worst}");
+    let output = run(&["logits", "embedded", "--tokens", "1,5", "--adapter", "cpu"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 11);
+}
+
+#[test]
+fn perplexity_of_documents_and_windows() {
+    let story = "Once upon a time there was a king. He had a dog. The dog ran away and the king was sad.";
+    let text = format!("{story}\n<|endoftext|>\n  {story}<|endoftext|>\n");
+    let two = scratch("two.txt", text.as_bytes());
+    let one = scratch("one.txt", story.as_bytes());
+    let measure = |file: &Path, context: &str| {
+        json(&["perplexity", "embedded", file.to_str().expect("UTF-8"), "--context", context])
+    };
+    let (two, whole, windows) = (measure(&two, "128"), measure(&one, "128"), measure(&one, "8"));
+    assert_eq!(keys(&two), ["perplexity", "nll", "tokens"]);
+    let number = |value: &Value, key: &str| value[key].as_f64().expect("a number");
+    assert!((number(&two, "nll") - number(&whole, "nll")).abs() < 1e-9);
+    assert_eq!(number(&two, "tokens"), 2.0 * number(&whole, "tokens"));
+    assert!((number(&whole, "nll").exp() / number(&whole, "perplexity") - 1.0).abs() < 1e-9);
+    assert!(number(&windows, "perplexity") > number(&whole, "perplexity"));
+    assert_eq!(number(&windows, "tokens"), number(&whole, "tokens"));
+}
+
+#[test]
+fn tokenize_goes_both_ways() {
+    let value = json(&["tokenize", "embedded", "Once upon a time"]);
+    assert_eq!(keys(&value), ["token_ids", "pieces"]);
+    let ids = value["token_ids"].to_string();
+    let plain = json(&["tokenize", "embedded", "Once upon a time", "--no-special"]);
+    let count = |value: &Value| value["token_ids"].as_array().map_or(0, Vec::len);
+    assert_eq!(count(&plain) + 1, count(&value), "BOS is not added");
+    assert_eq!(count(&value), value["pieces"].as_array().map_or(0, Vec::len));
+    let back = json(&["tokenize", "embedded", "--decode", ids.trim_matches(['[', ']'])]);
+    assert_eq!(back["text"], "Once upon a time");
+    let file = scratch("text.txt", b"Once upon a time");
+    assert_eq!(json(&["tokenize", "embedded", "--file", file.to_str().expect("UTF-8")]), value);
+    let mut command = halfbyte(&["tokenize", "embedded", "--json"]);
+    assert_eq!(one_object(with_input(&mut command, "Once upon a time")), value);
+    fails(&["tokenize", "embedded", "--decode", "99999999"], 1, &["99999999", "vocabulary"]);
+}
+
+#[test]
+fn tokenize_needs_no_weights() {
+    let tokenizer = r#"{"version":"1.0","added_tokens":[],"normalizer":null,"pre_tokenizer":{"type":"Whitespace"},
+        "post_processor":null,"decoder":null,"model":{"type":"WordLevel","vocab":{"a":0,"cat":1,"?":2},"unk_token":"?"}}"#;
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bare-tokenizer");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    std::fs::write(folder.join("tokenizer.json"), tokenizer).expect("a file");
+    for path in [folder.clone(), folder.join("tokenizer.json")] {
+        let value = json(&["tokenize", path.to_str().expect("UTF-8"), "a cat"]);
+        assert_eq!(value["token_ids"], serde_json::json!([0, 1]));
+    }
+}
+
+#[test]
+fn verify_lists_the_kernels() {
+    let value = one_object(run(&["verify", "--json", "--seed", "3"]));
+    let kernels = value["kernels"].as_array().expect("kernels");
+    assert!(kernels.len() > 60);
+    for kernel in kernels {
+        assert!(kernel["name"].is_string() && kernel["codec"].is_string(), "{kernel}");
+        assert!(kernel["max_error"].is_number() && kernel["pass"] == true, "{kernel}");
+    }
+    fails(&["verify", "--adapter", "cpu"], 1, &["CPU"]);
+}
+
+#[test]
+fn adapters_are_listed() {
+    let value = one_object(run(&["adapters", "--json"]));
+    let first = &value["adapters"][0];
+    assert_eq!(keys(first), ["index", "name", "backend", "kind", "driver", "capabilities"]);
+    let floor = one_object(run(&["adapters", "--json", "--without", "f16,subgroups", "--limits", "floor"]));
+    let can = &floor["adapters"][0]["capabilities"];
+    assert_eq!((&can["f16"], &can["subgroups"]), (&Value::Bool(false), &Value::Null));
+    assert_eq!(can["max_binding"], 128 << 20);
+    let output = run(&["adapters"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains(first["name"].as_str().expect("a name")) && text.contains("cpu"), "{text}");
+    fails(&["run", "--adapter", "no such adapter"], 1, &["no such adapter"]);
+}
+
+#[test]
+fn wrong_arguments_are_usage_errors() {
+    for arguments in [
+        &["tell"][..],
+        &["run", "--no-such-flag"],
+        &["run", "--temperature", "hot"],
+        &["run", "--temperature=-1"],
+        &["run", "--top-p", "1.5"],
+        &["run", "--top-p", "0"],
+        &["run", "--repeat-penalty", "0"],
+        &["run", "--context", "0"],
+        &["run", "--without", "f64"],
+        &["run", "--limits", "none"],
+        &["run", "--raw", "--system", "Be brief."],
+        &["logits", "embedded"],
+        &["logits", "embedded", "--tokens", "1,x"],
+        &["perplexity", "embedded"],
+        &["tokenize"],
+        &["tokenize", "embedded", "text", "--decode", "1"],
+    ] {
+        fails(arguments, 2, &["error:"]);
+    }
+}
+
+#[test]
+fn failures_say_what_is_wrong() {
+    let cpu = |arguments: &[&str], words: &[&str]| {
+        fails(&[arguments, &["--adapter", "cpu"]].concat(), 1, words);
+        fails(&[arguments, &["--adapter", "cpu", "--json"]].concat(), 1, words);
+    };
+    cpu(&["run", "no/such/model.gguf"], &["no/such/model.gguf"]);
+    cpu(&["logits", "no/such/model", "--tokens", "1"], &["no/such/model"]);
+    cpu(&["tokenize", "no/such/model", "text"], &["no/such/model"]);
+    cpu(&["perplexity", "embedded", "no/such/text"], &["no/such/text"]);
+    cpu(&["run", "embedded", "One day", "--lora", "no/such/lora"], &["no/such/lora"]);
+    cpu(&["run", "embedded", "Hi", "--system", "Be brief."], &["no chat template"]);
+    cpu(&["run", "embedded", &"again and ".repeat(50), "--context", "32"], &["prompt", "32", "--context"]);
+    cpu(&["logits", "embedded", "--tokens", "1,99999999"], &["99999999", "vocabulary"]);
+    let file = std::fs::read(Path::new(&fixture("llama-gguf")).join("model.gguf")).expect("a fixture");
+    let broken = scratch("broken.gguf", &file[..file.len() / 2]);
+    cpu(&["run", broken.to_str().expect("UTF-8"), "Hi"], &["broken.gguf"]);
+    let page = scratch("page.safetensors", b"<!DOCTYPE html><html></html>");
+    cpu(&["run", page.to_str().expect("UTF-8"), "Hi"], &["page.safetensors"]);
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    let mut child = halfbyte(&["run", "--adapter", "cpu", "--max-tokens", "40"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut some = [0; 4];
+    child.stdout.take().expect("a pipe").read_exact(&mut some).expect("it writes");
+    let output = child.wait_with_output().expect("it ends");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !text.contains("panicked"), "{text}");
+}
+
+#[test]
+fn every_command_has_an_example() {
+    for command in ["run", "chat", "logits", "perplexity", "tokenize", "verify", "adapters"] {
+        let output = run(&[command, "--help"]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("Example"), "{text}");
+        for flag in ["--json", "--adapter", "--precision", "--context", "--without", "--limits"] {
+            assert!(text.contains(flag), "{command} has no {flag}");
+        }
+    }
+}
