@@ -128,9 +128,8 @@ def evaluate(args):
         for p in model.parameters():
             p.data = p.data.half().float() if path.is_dir() else p.data
         ids = encode(args.data, "held_out", tokenizer)
-        short, whole, long = (held_out_loss(model, ids, *w) for w in ((120, 256), (10**6, 256), (10**6, 1024)))
-        print(f"{path}: 120 windows of 256: loss {short:.4f} perplexity {math.exp(short):.4f}; all windows of 256: "
-              f"{whole:.4f} / {math.exp(whole):.4f}; all of 1024: {long:.4f} / {math.exp(long):.4f}", flush=True)
+        loss = held_out_loss(model, ids, args.windows, args.length)
+        print(f"{path}: loss {loss:.4f}, perplexity {math.exp(loss):.4f}", flush=True)
 
 
 @torch.no_grad()
@@ -217,6 +216,8 @@ def main():
     e.add_argument("--out", type=Path, default="tale.gguf")
 
     v.add_argument("--data", type=Path, required=True, help="folder with tinystories/")
+    v.add_argument("--windows", type=int, default=120, help="how many windows, from the start of the held-out text")
+    v.add_argument("--length", type=int, default=256, help="tokens in a window")
     v.add_argument("models", type=Path, nargs="+", help="GGUF files or folders with weights and tokenizer")
 
     s.add_argument("model", type=Path, help="a GGUF file or a folder with weights and tokenizer")

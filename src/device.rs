@@ -284,7 +284,7 @@ impl Device {
 }
 
 /// Row ranges whose bindings all fit `max_binding` bytes, cut at tiles.
-fn split(codec: &dyn Codec, shape: Shape, max_binding: u64) -> Vec<(usize, Shape)> {
+pub(crate) fn split(codec: &dyn Codec, shape: Shape, max_binding: u64) -> Vec<(usize, Shape)> {
     let tables = codec.tables().len();
     let largest = |shape: Shape| {
         let words = shape.binding_words(codec);

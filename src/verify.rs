@@ -1,12 +1,14 @@
-//! Every kernel × codec against its CPU twin on one adapter, over random inputs and odd shapes.
+//! Every kernel × codec against its CPU twin on one adapter, over random inputs and random odd shapes.
 
 use crate::device::{Device, Matrix, Tensor};
 use crate::error::{Error, Result};
 use crate::gpu::Context;
+use crate::gpu::kernels::HEAD_DIMS;
 use crate::ops::{Cache, Heads, Op, Rows, STEP_HEADER, Step, Tokens, Transform};
-use crate::quant::hadamard::Plan;
+use crate::quant::hadamard::{Plan, sizes};
 use crate::quant::{CODECS, Codec, Kind, Shape};
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
 use std::sync::Arc;
@@ -141,14 +143,21 @@ fn step(position: usize, tokens: usize, ids: impl Fn(usize) -> u32) -> Step {
     Step { position, head_first: 0, head_rows: 1, tokens }
 }
 
-/// Shapes that end inside a tile, a unit and a word.
-const SHAPES: [(usize, usize); 4] = [(1, 32), (37, 96), (100, 160), (200, 520)];
+/// Shapes that end inside a tile, a unit and a word. The least has five rows: a single output that happens to be
+/// near zero would make its relative error large.
+fn shapes(rng: &mut StdRng) -> [(usize, usize); 3] {
+    let cols = |rng: &mut StdRng, most: usize| 4 * rng.random_range(1..=most / 4);
+    let small = (rng.random_range(6..128), cols(rng, 300));
+    // From 128 rows on a software adapter's matvec takes four tiles a workgroup.
+    let large = (rng.random_range(128..300), cols(rng, 600));
+    [(5, 32), small, large]
+}
 
 async fn gather(bench: &mut Bench, codec: &Arc<dyn Codec>) -> Result<f64> {
     let mut worst = 0f64;
-    for (rows, cols) in SHAPES {
+    for (rows, cols) in shapes(&mut bench.rng) {
         let matrix = bench.matrix(codec, Shape { rows, cols })?;
-        let tokens = 5;
+        let tokens = 7;
         let out = bench.twin(tokens, cols, &[])?;
         let step = step(0, tokens, |t| (t * 31 % rows) as u32);
         let build = |half: &dyn Fn(&Twin) -> Tensor, side: Side| Op::Gather {
@@ -160,27 +169,29 @@ async fn gather(bench: &mut Bench, codec: &Arc<dyn Codec>) -> Result<f64> {
     Ok(worst)
 }
 
-async fn product(bench: &mut Bench, codec: &Arc<dyn Codec>, tokens: usize) -> Result<f64> {
+/// `slots` says which of add, bias and permutation the small shapes use; the large one uses the others. Each codec
+/// gets its own, so that all are seen with few pipelines, whose compilation takes most of the time.
+async fn product(bench: &mut Bench, codec: &Arc<dyn Codec>, tokens: usize, slots: usize) -> Result<f64> {
     let mut worst = 0f64;
-    for (i, (rows, cols)) in SHAPES.into_iter().enumerate() {
+    for (rows, cols) in shapes(&mut bench.rng) {
+        let slots = if rows < 128 { slots } else { !slots };
         let matrix = bench.matrix(codec, Shape { rows, cols })?;
         let x = bench.random(tokens, cols)?;
-        let offset = 3 * i;
+        let offset = bench.rng.random_range(0..8);
         let out = bench.random(tokens, rows + offset + 1)?;
         let bias = bench.random(1, rows)?;
         let mut order: Vec<u32> = (0..cols as u32).collect();
-        order.reverse();
-        order.swap(0, cols / 2);
+        order.shuffle(&mut bench.rng);
         let permutation = bench.twin(1, cols, &order)?;
         let build = |half: &dyn Fn(&Twin) -> Tensor, side: Side| Op::Product {
             rows: Rows::Tokens,
             matrix: matrix[side as usize].clone(),
             x: half(&x),
-            permutation: (i % 2 == 1).then(|| half(&permutation)),
-            bias: (i >= 2).then(|| half(&bias)),
+            permutation: (slots & 4 > 0).then(|| half(&permutation)),
+            bias: (slots & 2 > 0).then(|| half(&bias)),
             out: half(&out),
             offset,
-            add: i != 2,
+            add: slots & 1 > 0,
         };
         worst = worst.max(bench.compare(&step(0, tokens, |_| 0), tokens, &out, &build).await?);
     }
@@ -189,7 +200,8 @@ async fn product(bench: &mut Bench, codec: &Arc<dyn Codec>, tokens: usize) -> Re
 
 async fn rms_norm(bench: &mut Bench) -> Result<f64> {
     let mut worst = 0f64;
-    for (tokens, cols, head_first) in [(1, 4, 0), (3, 100, 0), (5, 1024, 2)] {
+    let cols = bench.rng.random_range(5..2000);
+    for (tokens, cols, head_first) in [(1, 4, 0), (3, cols, 0), (5, 1024, 2)] {
         let (x, weight) = (bench.random(tokens + head_first, cols)?, bench.random(1, cols)?);
         let out = bench.twin(tokens, cols, &[])?;
         let rows = if head_first > 0 { Rows::Head } else { Rows::Tokens };
@@ -281,15 +293,22 @@ async fn attention_bench(
     Ok(AttentionBench { heads, cache, qkv, step: ids })
 }
 
-const HEADS: [(usize, usize, usize); 4] = [(1, 1, 4), (6, 2, 24), (4, 4, 64), (3, 1, 256)];
+/// (heads, KV heads, head size): the extremes and one at random.
+fn heads(rng: &mut StdRng) -> [(usize, usize, usize); 3] {
+    let (kv_heads, group) = (rng.random_range(1..=4), rng.random_range(1..=4));
+    let head_dim = HEAD_DIMS[rng.random_range(0..HEAD_DIMS.len())];
+    [(1, 1, 4), (kv_heads * group, kv_heads, head_dim), (3, 1, 256)]
+}
 
 async fn attention(bench: &mut Bench, f16: bool) -> Result<f64> {
     let mut worst = 0f64;
-    for (i, shape) in HEADS.into_iter().enumerate() {
-        for (position, tokens, window) in [(0, 1, None), (3, 5, Some(4)), (150, 2, None), (150, 2, Some(70))]
+    for shape in heads(&mut bench.rng) {
+        let position = bench.rng.random_range(129..200);
+        for (position, tokens, window) in
+            [(0, 1, None), (3, 5, Some(4)), (position, 2, None), (position, 2, Some(70))]
         {
             let AttentionBench { heads, cache, qkv, step } =
-                attention_bench(bench, shape, position + i, tokens, f16).await?;
+                attention_bench(bench, shape, position, tokens, f16).await?;
             let out = bench.twin(tokens, heads.heads * heads.head_dim, &[])?;
             let build = |half: &dyn Fn(&Twin) -> Tensor, side: Side| Op::Attention {
                 heads,
@@ -307,7 +326,7 @@ async fn attention(bench: &mut Bench, f16: bool) -> Result<f64> {
 /// RoPE's output is q in place and the cache; the cache is checked through an attention over it.
 async fn rope(bench: &mut Bench, f16: bool, normed: bool) -> Result<f64> {
     let mut worst = 0f64;
-    for shape in HEADS {
+    for shape in heads(&mut bench.rng) {
         let AttentionBench { heads, cache, qkv, step } = attention_bench(bench, shape, 7, 3, f16).await?;
         let rotations = bench.random(10, heads.head_dim)?;
         let norms = [bench.random(1, heads.head_dim)?, bench.random(1, heads.head_dim)?];
@@ -334,10 +353,14 @@ async fn rope(bench: &mut Bench, f16: bool, normed: bool) -> Result<f64> {
 
 async fn swiglu(bench: &mut Bench) -> Result<f64> {
     let mut worst = 0f64;
-    for (tokens, width) in [(1, 4), (3, 172)] {
+    let width = 4 * bench.rng.random_range(2..200);
+    for (tokens, width) in [(1, 4), (3, width)] {
         let mut values = bench.values(tokens * 2 * width);
-        values[0] = -1000.0; // exp overflows
-        values[width] = 1000.0;
+        if tokens == 1 {
+            // exp overflows; not among the others, whose errors would vanish in a norm of 1000.
+            values[width] = -1000.0;
+            values[width + 1] = 1000.0;
+        }
         let x = bench.twin(tokens, 2 * width, bytemuck::cast_slice(&values))?;
         let out = bench.twin(tokens, width, &[])?;
         let build = |half: &dyn Fn(&Twin) -> Tensor, _: Side| Op::SwiGlu {
@@ -370,19 +393,34 @@ async fn argmax(bench: &mut Bench) -> Result<f64> {
     Ok(0.0)
 }
 
-/// Orders of the Hadamard transform that `verify` runs: one of each construction, both sides of 4096.
-const ORDERS: [usize; 8] = [4, 128, 384, 768, 5120, 8192, 11008, 14336];
+/// Sizes of Hadamard transforms that always run: runs without a mix, both sides of 4096, 28 and 172.
+const HADAMARDS: [usize; 4] = [4, 128, 8192, 11008];
 
-/// Runs everything, telling `progress` after each kernel. A kernel that does not even compile is a failed
-/// outcome; only a lost device ends the run.
-pub async fn verify(
-    context: &Context,
+/// What a run of `verify` is in the middle of.
+struct Run<'a> {
+    bench: Bench,
     seed: u64,
-    mut progress: impl FnMut(&Outcome),
-) -> Result<Vec<Outcome>> {
-    let mut bench = Bench::new(context, seed)?;
-    let mut outcomes = Vec::new();
-    let mut note = |name: &str, codec: &str, tolerance: f64, result: Result<f64>| -> Result<()> {
+    wanted: &'a dyn Fn(&str, &str) -> bool,
+    progress: &'a mut dyn FnMut(&Outcome),
+    outcomes: Vec<Outcome>,
+}
+
+impl Run<'_> {
+    /// Runs one kernel, if it is wanted, on random numbers that do not depend on the ones before it.
+    async fn case(
+        &mut self,
+        name: &str,
+        codec: &str,
+        tolerance: f64,
+        kernel: impl AsyncFnOnce(&mut Bench) -> Result<f64>,
+    ) -> Result<()> {
+        if !(self.wanted)(name, codec) {
+            return Ok(());
+        }
+        let mix = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3); // FNV-1a
+        let hash = name.bytes().chain(codec.bytes()).fold(0xcbf2_9ce4_8422_2325, mix);
+        self.bench.rng = StdRng::seed_from_u64(self.seed ^ hash);
+        let result = kernel(&mut self.bench).await;
         if let Err(lost @ Error::DeviceLost(_)) = result {
             return Err(lost);
         }
@@ -395,27 +433,50 @@ pub async fn verify(
             pass: max_error <= tolerance,
             problem: result.err().map(|e| e.to_string()),
         };
-        progress(&outcome);
-        outcomes.push(outcome);
+        (self.progress)(&outcome);
+        self.outcomes.push(outcome);
         Ok(())
-    };
-    for codec in CODECS.iter().flat_map(|family| (family.samples)()) {
+    }
+}
+
+/// Runs everything, telling `progress` after each kernel. A kernel that does not even compile is a failed
+/// outcome; only a lost device ends the run.
+pub async fn verify(context: &Context, seed: u64, progress: impl FnMut(&Outcome)) -> Result<Vec<Outcome>> {
+    verify_only(context, seed, |_, _| true, progress).await
+}
+
+/// As [`verify`], only of what `wanted` says yes to: it is given [`Outcome::name`] and [`Outcome::codec`].
+pub async fn verify_only(
+    context: &Context,
+    seed: u64,
+    wanted: impl Fn(&str, &str) -> bool,
+    mut progress: impl FnMut(&Outcome),
+) -> Result<Vec<Outcome>> {
+    let bench = Bench::new(context, seed)?;
+    let mut run = Run { bench, seed, wanted: &wanted, progress: &mut progress, outcomes: Vec::new() };
+    let mut rng = StdRng::seed_from_u64(seed);
+    for (i, codec) in CODECS.iter().flat_map(|family| (family.samples)()).enumerate() {
         let name = codec.name();
-        note("gather", &name, TOLERANCE_F32, gather(&mut bench, &codec).await)?;
-        note("matvec", &name, TOLERANCE_F32, product(&mut bench, &codec, 1).await)?;
-        note("matmul", &name, TOLERANCE_F32, product(&mut bench, &codec, 35).await)?;
+        let slots = i + seed as usize;
+        let tokens = rng.random_range(2..48);
+        run.case("gather", &name, TOLERANCE_F32, async |b| gather(b, &codec).await).await?;
+        run.case("matvec", &name, TOLERANCE_F32, async |b| product(b, &codec, 1, slots).await).await?;
+        run.case("matmul", &name, TOLERANCE_F32, async |b| product(b, &codec, tokens, slots).await).await?;
     }
-    for n in ORDERS {
-        note("hadamard", &n.to_string(), TOLERANCE_F32, hadamard(&mut bench, n, None).await)?;
+    let sizes = sizes(1 << 16);
+    let drawn = [(); 4].map(|()| sizes[rng.random_range(0..sizes.len())]);
+    for n in HADAMARDS.into_iter().chain(drawn) {
+        run.case("hadamard", &n.to_string(), TOLERANCE_F32, async |b| hadamard(b, n, None).await).await?;
     }
-    note("hadamard", "768 in blocks of 128", TOLERANCE_F32, hadamard(&mut bench, 768, Some(128)).await)?;
+    let blocks = async |b: &mut Bench| hadamard(b, 768, Some(128)).await;
+    run.case("hadamard", "768 in blocks of 128", TOLERANCE_F32, blocks).await?;
     for (f16, name, tolerance) in [(false, "f32 cache", TOLERANCE_F32), (true, "f16 cache", TOLERANCE_F16)] {
-        note("rope", name, tolerance, rope(&mut bench, f16, false).await)?;
-        note("rope with norms", name, tolerance, rope(&mut bench, f16, true).await)?;
-        note("attention", name, tolerance, attention(&mut bench, f16).await)?;
+        run.case("rope", name, tolerance, async |b| rope(b, f16, false).await).await?;
+        run.case("rope with norms", name, tolerance, async |b| rope(b, f16, true).await).await?;
+        run.case("attention", name, tolerance, async |b| attention(b, f16).await).await?;
     }
-    note("rms_norm", "", TOLERANCE_F32, rms_norm(&mut bench).await)?;
-    note("swiglu", "", TOLERANCE_F32, swiglu(&mut bench).await)?;
-    note("argmax", "", 0.0, argmax(&mut bench).await)?;
-    Ok(outcomes)
+    run.case("rms_norm", "", TOLERANCE_F32, async |b| rms_norm(b).await).await?;
+    run.case("swiglu", "", TOLERANCE_F32, async |b| swiglu(b).await).await?;
+    run.case("argmax", "", 0.0, async |b| argmax(b).await).await?;
+    Ok(run.outcomes)
 }

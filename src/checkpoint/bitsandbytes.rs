@@ -13,7 +13,7 @@
 //! `w = quant_map[code] · absmax`, `absmax = nested_quant_map[byte] · nested_absmax + nested_offset`.
 
 use super::hf::Keys;
-use super::tensor::{Dtype, Grid, TensorInfo, dims, lcm};
+use super::tensor::{Dtype, Grid, TensorInfo, dims};
 use super::{BoxFuture, Module, PieceSource, Reader, StoredMatrix};
 use crate::error::{Error, Result};
 use crate::quant::lookup::{Absmax, Lookup, Nested};
@@ -58,6 +58,7 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
         let error = Error::corrupt("quantization state too long").found(tensor.bytes());
         return Err(tensor.blame(error.expected(format!("at most {MAX_STATE} bytes"))));
     }
+    module.only(&["weight", "bias"])?;
     let json: Value = serde_json::from_slice(&tensor.read_all().await?)
         .map_err(|e| tensor.blame(Error::corrupt(format!("quantization state is not valid JSON: {e}"))))?;
     let keys = Keys::new(&json, tensor.source.name());
@@ -78,13 +79,12 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
         return Err(blame(error.remedy("blocks that straddle rows are not read")));
     }
     let weight = module.require("weight")?;
-    if weight.bytes() != (rows * cols / 2) as u64 {
-        return Err(weight
-            .blame(Error::corrupt("weight length mismatch"))
-            .expected(format!("{} bytes", rows * cols / 2))
-            .found(weight.bytes()));
+    let bytes = rows as u64 * cols as u64 / 2;
+    if weight.bytes() != bytes {
+        let error = Error::corrupt("weight length mismatch").expected(format!("{bytes} bytes"));
+        return Err(weight.blame(error.found(weight.bytes())));
     }
-    let blocks = rows * cols / block;
+    let blocks = rows * (cols / block);
     let absmax = sized(module, "weight.absmax", blocks)?;
     let quant_map = sized(module, "weight.quant_map", 16)?.floats(16, "quant_map value").await?;
     let mut table = [0.0; 16];
@@ -94,7 +94,8 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
         _ => Absmax::Float(absmax.expect_float()?),
     };
     let codec = Lookup::new(name, table, block, scale)?;
-    let data = Blocks { weight: weight.clone(), absmax: absmax.clone(), rows, cols, block };
+    let data =
+        Blocks { weight: weight.clone(), absmax: absmax.clone(), codec: codec.clone(), rows, cols, block };
     module.matrix(&READER, codec, Arc::new(data)).await
 }
 
@@ -127,6 +128,7 @@ async fn nested(module: &Module<'_>, keys: &Keys<'_>, blocks: usize) -> Result<N
 struct Blocks {
     weight: TensorInfo,
     absmax: TensorInfo,
+    codec: Arc<Lookup>,
     rows: usize,
     cols: usize,
     block: usize,
@@ -134,7 +136,7 @@ struct Blocks {
 
 impl PieceSource for Blocks {
     fn extents(&self, budget: usize) -> Vec<Extent> {
-        Grid { col_step: lcm(UNIT, self.block), ..Grid::new(self.rows, self.cols) }.cut(budget)
+        Grid::new(self.rows, self.cols, &*self.codec).cut(budget)
     }
 
     fn read<'a>(&'a self, extent: &'a Extent) -> BoxFuture<'a, Result<Piece>> {

@@ -52,6 +52,7 @@ const LAYOUTS: &[Layout] = &[
 ];
 
 async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
+    module.only(&["weight", "bias"])?;
     let weight = module.require("weight")?;
     weight.expect_shape(&[module.rows, module.cols])?;
     let (Dtype::Block(ty), Some(layout)) = (weight.dtype, layout(weight.dtype)) else {
@@ -66,6 +67,7 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
         tensor: weight.clone(),
         ty,
         layout,
+        codec: codec.clone(),
         rows: module.rows,
         cols: module.cols,
         order: module.order,
@@ -83,6 +85,7 @@ struct Blocks {
     tensor: TensorInfo,
     ty: &'static BlockType,
     layout: &'static Layout,
+    codec: Arc<Int>,
     rows: usize,
     cols: usize,
     order: RowOrder,
@@ -90,7 +93,8 @@ struct Blocks {
 
 impl PieceSource for Blocks {
     fn extents(&self, budget: usize) -> Vec<Extent> {
-        Grid { row_step: self.order.step(), cost: 2, ..Grid::new(self.rows, self.cols) }.cut(budget)
+        Grid { row_step: self.order.step(), cost: 2, ..Grid::new(self.rows, self.cols, &*self.codec) }
+            .cut(budget)
     }
 
     fn read<'a>(&'a self, extent: &'a Extent) -> BoxFuture<'a, Result<Piece>> {

@@ -84,6 +84,7 @@ fn settings(module: &Module<'_>) -> Result<Settings> {
 
 async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
     let Settings { bits, group, v1 } = settings(module)?;
+    module.only(&["qweight", "qzeros", "scales", "g_idx", "bias"])?;
     let (rows, cols) = (module.rows, module.cols);
     if !(rows * bits).is_multiple_of(32) || !(cols * bits).is_multiple_of(32) {
         let what = format!("a GPTQ layer of {cols} inputs and {rows} outputs at {bits} bits");
@@ -100,7 +101,7 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
         Some(_) => act_order(words(module, "g_idx", &[cols])?, group, groups).await?,
         None => None,
     };
-    let zeros = Zeros { tensor: qzeros.clone(), rows, bits, plus: usize::from(v1) };
+    let zeros = Zeros { tensor: qzeros.clone(), rows, bits, plus: u32::from(v1) };
     let offset = match zeros.common(groups).await? {
         Some(zero) => Offset::Symmetric(zero),
         None => Offset::Zero,
@@ -116,6 +117,7 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
         zeros,
         offset,
         order: order.clone(),
+        codec: codec.clone(),
         rows,
         cols,
         group,
@@ -163,25 +165,23 @@ struct Zeros {
     tensor: TensorInfo,
     rows: usize,
     bits: usize,
-    plus: usize,
+    /// What the stored ones lack: 1 in v1.
+    plus: u32,
 }
 
 impl Zeros {
-    /// The zero points of groups `groups` and output rows `rows`, by group.
+    /// The zero points of groups `groups` and output rows `rows`, by group. Rows begin at a multiple of 32, where a
+    /// word begins.
     async fn read(&self, groups: Range<usize>, rows: Range<usize>) -> Result<Vec<u32>> {
         let stride = self.rows * self.bits / 8;
         let part = rows.start * self.bits / 32 * 4..(rows.end * self.bits).div_ceil(32) * 4;
-        let first = part.start * 8 / self.bits; // 32 codes fill whole words, and rows.start is a multiple of 32
         let bytes = self.tensor.read_rows(stride, groups.clone(), part.clone()).await?;
         let mut zeros = Vec::with_capacity(groups.len() * rows.len());
         for line in bytes.chunks_exact(part.len()) {
-            let words: Vec<u32> = words32(line).collect();
-            let mask = (1 << self.bits) - 1;
-            zeros.extend(rows.clone().map(|n| {
-                let stored = code(|i| words.get(i).copied().unwrap_or(0), (n - first) * self.bits, mask);
-                (stored + self.plus as u32) & mask
-            }));
+            unpack(words32(line), self.bits, rows.len(), &mut zeros);
         }
+        let mask = (1 << self.bits) - 1;
+        zeros.iter_mut().for_each(|zero| *zero = (*zero + self.plus) & mask);
         Ok(zeros)
     }
 
@@ -200,14 +200,19 @@ impl Zeros {
     }
 }
 
-/// The code at bit `bit` of a stream of 32-bit words.
-fn code(word: impl Fn(usize) -> u32, bit: usize, mask: u32) -> u32 {
-    let (index, shift) = (bit / 32, bit % 32);
-    let mut code = word(index) >> shift;
-    if shift != 0 && mask.leading_zeros() < shift as u32 {
-        code |= word(index + 1) << (32 - shift);
+/// The first `count` codes of a stream of 32-bit words.
+fn unpack(mut words: impl Iterator<Item = u32>, bits: usize, count: usize, codes: &mut Vec<u32>) {
+    let mask = (1 << bits) - 1;
+    let (mut window, mut filled) = (0u64, 0);
+    for _ in 0..count {
+        if filled < bits {
+            window |= u64::from(words.next().unwrap_or(0)) << filled;
+            filled += 32;
+        }
+        codes.push(window as u32 & mask);
+        window >>= bits;
+        filled -= bits;
     }
-    code & mask
 }
 
 /// A layer on disk.
@@ -217,6 +222,7 @@ struct Layer {
     zeros: Zeros,
     offset: Offset,
     order: Option<Arc<[u32]>>,
+    codec: Arc<dyn Codec>,
     rows: usize,
     cols: usize,
     group: usize,
@@ -233,15 +239,16 @@ impl Layer {
         let part = extent.rows.start * 4..extent.rows.end * 4;
         let bytes = self.qweight.read_rows(self.rows * 4, lines, part).await?;
         let words: Vec<u32> = words32(&bytes).collect();
-        let mask = (1 << bits) - 1;
         let mut codes = Vec::with_capacity(width * cols.len());
+        let mut row = Vec::with_capacity(self.cols);
         for n in 0..width {
-            let word = |i: usize| words.get(i * width + n).copied().unwrap_or(0);
+            let stream = words.iter().skip(n).step_by(width).copied();
             match &self.order {
-                None => codes.extend((0..cols.len()).map(|k| code(word, k * bits, mask))),
+                None => unpack(stream, bits, cols.len(), &mut codes),
                 Some(order) => {
-                    let order = &order[cols.clone()];
-                    codes.extend(order.iter().map(|&k| code(word, k as usize * bits, mask)));
+                    row.clear();
+                    unpack(stream, bits, self.cols, &mut row);
+                    codes.extend(order[cols.clone()].iter().map(|&k| row[k as usize]));
                 }
             }
         }
@@ -257,10 +264,12 @@ fn transpose(items: &[u32], rows: usize) -> Vec<u32> {
 
 impl PieceSource for Layer {
     fn extents(&self, budget: usize) -> Vec<Extent> {
-        let col_step = if self.group < self.cols { lcm(UNIT, self.group) } else { UNIT };
-        let (major, cost) = (if self.order.is_some() { Major::Rows } else { Major::Cols }, 1);
-        let cost = if self.expand { 4 } else { cost };
-        Grid { col_step, major, cost, ..Grid::new(self.rows, self.cols) }.cut(budget)
+        let grid = Grid::new(self.rows, self.cols, &*self.codec);
+        let group = if self.group < self.cols { self.group } else { UNIT };
+        let col_step = lcm(grid.col_step, group);
+        let major = if self.order.is_some() { Major::Rows } else { Major::Cols };
+        let cost = if self.expand { 4 } else { 1 };
+        Grid { col_step, major, cost, ..grid }.cut(budget)
     }
 
     fn read<'a>(&'a self, extent: &'a Extent) -> BoxFuture<'a, Result<Piece>> {
@@ -268,12 +277,9 @@ impl PieceSource for Layer {
             let rows = extent.rows.clone();
             let groups = extent.cols.start / self.group..extent.cols.end.div_ceil(self.group);
             let codes = self.codes(extent).await?;
-            let part = {
-                let size = self.scales.expect_float()?.bits() as usize / 8;
-                rows.start * size..rows.end * size
-            };
-            let stride = self.scales.expect_float()?.bits() as usize / 8 * self.rows;
-            let bytes = self.scales.read_rows(stride, groups.clone(), part).await?;
+            let size = self.scales.expect_float()?.bits() as usize / 8;
+            let part = rows.start * size..rows.end * size;
+            let bytes = self.scales.read_rows(self.rows * size, groups.clone(), part).await?;
             let scales = transpose(&self.scales.float_items(&bytes, "scale")?, rows.len());
             let zeros = match self.offset {
                 Offset::Symmetric(zero) => vec![zero; if self.expand { scales.len() } else { 0 }],

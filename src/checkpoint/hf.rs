@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
 /// Longer JSON files than this are no configuration.
-const MAX_JSON: u64 = 64 << 20;
+const MAX_JSON: u64 = 16 << 20;
 
 /// The JSON object in file `name`, if there is such a file.
 pub(crate) async fn json(files: &Files, name: &str) -> Result<Option<Value>> {
@@ -114,10 +114,10 @@ fn architecture(keys: &Keys) -> Result<&'static str> {
     let Some(name) = model_type.or(class) else {
         return Err(Error::missing("missing model_type").file(keys.file));
     };
-    let known = ARCHITECTURES.iter().find(|(ty, class)| *ty == name || *class == name);
+    let known = ARCHITECTURES.iter().find(|(ty, class)| *ty == name || class.eq_ignore_ascii_case(name));
     match known {
         // `model_type` llama with a head of another kind (a classifier, a reward model) generates no text.
-        Some((ty, causal)) if class.is_none_or(|c| c == *causal) => Ok(ty),
+        Some((ty, causal)) if class.is_none_or(|c| c.eq_ignore_ascii_case(causal)) => Ok(ty),
         _ => {
             let names: Vec<&str> = ARCHITECTURES.iter().map(|(_, class)| *class).collect();
             Err(Error::unsupported(format!("architecture {}", class.unwrap_or(name)))

@@ -138,6 +138,9 @@ impl Adapter {
         }
         let mut modules = BTreeMap::new();
         for module in names {
+            if !settings.of(&module).1.is_finite() {
+                return Err(Error::invalid("invalid lora_alpha").file(CONFIG).found(settings.alpha));
+            }
             let low_rank = read(&tensors, &module, settings.of(&module)).await?;
             modules.insert(module, low_rank);
         }

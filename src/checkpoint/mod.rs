@@ -7,6 +7,7 @@
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 use crate::quant::{Codec, Extent, Piece};
+use reader::supported;
 use serde_json::Value;
 use source::Source;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,17 +17,21 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 pub mod bitsandbytes;
+pub mod decode;
 pub mod ggml;
 pub mod gguf;
+pub mod gguf_model;
 pub mod gptq;
 pub mod hf;
 pub mod lora;
 pub mod plain;
 pub mod quip;
+mod reader;
 pub mod safetensors;
 pub mod source;
 pub mod tensor;
 
+pub use reader::{Module, READERS, Reader};
 pub use tensor::{Dtype, RowOrder, TensorInfo, Tensors};
 /// A boxed future; `Send` is not asked for, because the browser cannot give it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -94,123 +99,12 @@ pub trait PieceSource: Send + Sync {
     /// bytes on disk and `budget` items. All obey the rules of [`Extent`].
     fn extents(&self, budget: usize) -> Vec<Extent>;
 
-    /// Reads one of them. Items are checked: codes in range, scales finite.
+    /// Reads one of them, or any other that obeys the rules. Items are checked: codes in range, scales finite.
     fn read<'a>(&'a self, extent: &'a Extent) -> BoxFuture<'a, Result<Piece>>;
 }
 
 /// The files of a folder by name.
 pub type Files = BTreeMap<String, Arc<dyn Source>>;
-
-/// A format: one per file of this folder.
-pub struct Reader {
-    /// `GPTQ`, `bitsandbytes` …
-    pub name: &'static str,
-    /// What of it is read, for tables and help texts.
-    pub about: &'static str,
-    /// The tensors of a module that it is told by.
-    pub signature: &'static str,
-    /// The tools that write it.
-    pub source: &'static str,
-    /// Values of `quantization_config.quant_method` that it answers to.
-    pub methods: &'static [&'static str],
-    /// Whether a module is of this format.
-    pub claims: fn(&Module<'_>) -> bool,
-    /// What `inspect` calls a module of it.
-    pub format: fn(&Module<'_>) -> &'static str,
-    /// Reads what is small and hands over the rest as a [`PieceSource`].
-    pub read: for<'a> fn(&'a Module<'a>) -> BoxFuture<'a, Result<StoredMatrix>>,
-}
-
-/// All formats; the first that claims a module reads it. Error messages, the README's table and tests walk it.
-pub static READERS: &[&Reader] =
-    &[&gptq::READER, &bitsandbytes::READER, &quip::READER, &ggml::READER, &plain::READER];
-
-/// A linear layer or an embedding as a reader is shown it.
-pub struct Module<'a> {
-    /// `model.layers.0.self_attn.q_proj`
-    pub name: &'a str,
-    /// Output features that the configuration asks for.
-    pub rows: usize,
-    /// Input features that the configuration asks for.
-    pub cols: usize,
-    /// The modules that it consists of.
-    pub slices: Vec<Slice>,
-    /// All tensors of the checkpoint.
-    pub tensors: &'a Tensors,
-    /// `quantization_config`, or what takes its place.
-    pub quantization: &'a Value,
-    /// How its rows lie on disk.
-    pub order: RowOrder,
-}
-
-impl<'a> Module<'a> {
-    /// The tensor `name.suffix`.
-    pub fn tensor(&self, suffix: &str) -> Option<&'a TensorInfo> {
-        self.tensors.get(&format!("{}.{suffix}", self.name))
-    }
-
-    /// The tensor `name.suffix`, or an error that names it.
-    pub fn require(&self, suffix: &str) -> Result<&'a TensorInfo> {
-        self.tensors.require(&format!("{}.{suffix}", self.name))
-    }
-
-    /// `quant_method` of the configuration.
-    pub fn method(&self) -> Option<&'a str> {
-        self.quantization.get("quant_method")?.as_str()
-    }
-
-    /// The reader that claims it, or an error that says what was seen.
-    fn reader(&self) -> Result<&'static Reader> {
-        if let Some(reader) = READERS.iter().find(|r| (r.claims)(self)) {
-            return Ok(reader);
-        }
-        let prefix = self.name.len() + 1;
-        let seen: Vec<String> =
-            self.tensors.under(self.name).map(|t| format!("{} {}", &t.name[prefix..], t.dtype)).collect();
-        if seen.is_empty() {
-            return Err(Error::missing(format!("missing tensor {}.weight", self.name)));
-        }
-        Err(Error::unsupported(format!("no reader knows module {}", self.name))
-            .found(seen.join(", "))
-            .remedy(supported()))
-    }
-
-    /// A matrix without transforms; the bias is read.
-    pub(crate) async fn matrix(
-        &self,
-        reader: &Reader,
-        codec: Arc<dyn Codec>,
-        data: Arc<dyn PieceSource>,
-    ) -> Result<StoredMatrix> {
-        let bias = match self.tensor("bias") {
-            None => None,
-            Some(bias) => {
-                bias.expect_shape(&[self.rows])?;
-                let stored = bias.floats(self.rows, "bias").await?;
-                Some((0..self.rows).map(|row| stored[self.order.stored(row)]).collect())
-            }
-        };
-        Ok(StoredMatrix {
-            name: self.name.to_string(),
-            rows: self.rows,
-            cols: self.cols,
-            codec,
-            input: InputTransform::None,
-            output: OutputTransform::None,
-            slices: self.slices.clone(),
-            bias,
-            data,
-            disk_bytes: self.tensors.under(self.name).map(TensorInfo::bytes).sum(),
-            format: (reader.format)(self),
-        })
-    }
-}
-
-/// `halfbyte reads GPTQ (2, 3 …), …`
-fn supported() -> String {
-    let all: Vec<String> = READERS.iter().map(|r| format!("{} ({})", r.name, r.about)).collect();
-    format!("halfbyte reads {}", all.join("; "))
-}
 
 /// Modules that some checkpoints store as one, rows in this order: QuIP#'s.
 const FUSED: &[(&str, &[&str])] =
@@ -230,6 +124,8 @@ pub fn module_shape(config: &ModelConfig, name: &str) -> Option<(usize, usize)> 
     })
 }
 
+/// A `tokenizer.json` of a vocabulary of 256 thousand tokens has some 30 MB.
+const MAX_TOKENIZER: u64 = 256 << 20;
 const EMBEDDING: &str = "model.embed_tokens";
 const HEAD: &str = "lm_head";
 
@@ -276,6 +172,12 @@ pub struct Checkpoint {
     files: Files,
 }
 
+impl std::fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({}): {:?}", self.name, self.format_name(), self.config)
+    }
+}
+
 impl Checkpoint {
     /// Opens a folder, a `.gguf` file, or a `.safetensors` file with its `config.json` beside it.
     #[cfg(not(target_arch = "wasm32"))]
@@ -318,7 +220,7 @@ impl Checkpoint {
             None => None,
         };
         let vocab = tensors.get("model.embed_tokens.weight").and_then(|t| t.shape.first().copied());
-        let config = gguf::config(&metadata, tensors.get("lm_head.weight").is_some(), vocab, factors)?;
+        let config = gguf_model::config(&metadata, tensors.get("lm_head.weight").is_some(), vocab, factors)?;
         Ok(Self {
             name: source.name().to_string(),
             config,
@@ -349,7 +251,7 @@ impl Checkpoint {
         let generation = hf::json(&files, "generation_config.json").await?;
         let config = hf::model_config(&json, generation.as_ref())?;
         let tensors = hf::tensors(&files, only).await?;
-        let name = only.unwrap_or("config.json").to_string();
+        let name = only.unwrap_or("model").to_string();
         Ok(Self { name, config, tensors, quantization, metadata: None, files })
     }
 
@@ -457,7 +359,13 @@ impl Checkpoint {
         Some(Module { name, rows, cols, slices, tensors, quantization, order })
     }
 
-    async fn read(&self, name: &str) -> Result<StoredMatrix> {
+    /// Whether `name` is a module (a matrix, perhaps of several tensors), not a tensor by itself.
+    pub fn is_module(&self, name: &str) -> bool {
+        self.module(name).is_some()
+    }
+
+    /// The module `name`, by the name that it is stored under: fused ones in one.
+    pub async fn read(&self, name: &str) -> Result<StoredMatrix> {
         let unknown = || Error::invalid(format!("the model has no module {name}"));
         let module = self.module(name).ok_or_else(unknown)?;
         let reader = module.reader().map_err(|e| e.file(&self.name))?;
@@ -489,16 +397,19 @@ impl Checkpoint {
     /// `model.embed_tokens` or `lm_head`; none if the head is the embedding. Whichever of the two a checkpoint with
     /// tied embeddings has stored is the embedding.
     pub async fn matrix(&self, name: &str) -> Result<Option<StoredMatrix>> {
-        let has = |module: &str| self.tensors.under(module).next().is_some();
         if name == HEAD && self.config.tied {
             return Ok(None);
         }
-        if name == EMBEDDING && self.config.tied && !has(EMBEDDING) && has(HEAD) {
-            let mut embedding = self.read(HEAD).await?;
-            embedding.name = EMBEDDING.to_string();
-            return Ok(Some(embedding));
-        }
-        self.read(name).await.map(Some)
+        let stored = if name == EMBEDDING { self.embedding() } else { name };
+        let mut matrix = self.read(stored).await?;
+        matrix.name = name.to_string();
+        Ok(Some(matrix))
+    }
+
+    /// The module that holds the embedding.
+    fn embedding(&self) -> &'static str {
+        let has = |module: &str| self.tensors.under(module).next().is_some();
+        if self.config.tied && !has(EMBEDDING) && has(HEAD) { HEAD } else { EMBEDDING }
     }
 
     /// The vector `name` (`model.norm.weight`) of `len` numbers, if there is one.
@@ -511,8 +422,7 @@ impl Checkpoint {
     /// Checks that all modules and norms are there, without reading any.
     pub fn check(&self) -> Result<()> {
         let missing = |name: &str| self.tensors.require(name).map(|_| ()).map_err(|e| e.file(&self.name));
-        let embedding = if self.stored_name_of_embedding() == HEAD { HEAD } else { EMBEDDING };
-        self.check_module(embedding)?;
+        self.check_module(self.embedding())?;
         for layer in 0..self.config.layers {
             let layer = format!("model.layers.{layer}");
             missing(&format!("{layer}.input_layernorm.weight"))?;
@@ -528,11 +438,6 @@ impl Checkpoint {
         if self.config.tied { Ok(()) } else { self.check_module(HEAD) }
     }
 
-    fn stored_name_of_embedding(&self) -> &'static str {
-        let has = |module: &str| self.tensors.under(module).next().is_some();
-        if self.config.tied && !has(EMBEDDING) && has(HEAD) { HEAD } else { EMBEDDING }
-    }
-
     fn check_module(&self, name: &str) -> Result<()> {
         let Some(module) = self.module(name) else { return Ok(()) };
         module.reader().map(|_| ()).map_err(|e| e.file(&self.name))
@@ -544,6 +449,10 @@ impl Checkpoint {
             return Ok(TokenizerFiles::Gguf(metadata.clone()));
         }
         let Some(source) = self.files.get("tokenizer.json") else { return Ok(TokenizerFiles::None) };
+        if source.len() > MAX_TOKENIZER {
+            let error = Error::corrupt("file too long").file(source.name()).found(source.len());
+            return Err(error.expected(format!("at most {MAX_TOKENIZER} bytes")));
+        }
         let template = match self.files.get("chat_template.jinja") {
             Some(source) => {
                 let bytes = source.read(0..source.len()).await?;

@@ -26,17 +26,26 @@ pub static READER: Reader = Reader {
 };
 
 async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
+    module.only(&["weight", "bias"])?;
     let weight = module.require("weight")?;
     let kind = weight.expect_float()?;
     weight.expect_shape(&[module.rows, module.cols])?;
-    let data =
-        Rows { tensor: weight.clone(), kind, cols: module.cols, rows: module.rows, order: module.order };
-    module.matrix(&READER, Plain::new(kind), Arc::new(data)).await
+    let codec = Plain::new(kind);
+    let data = Rows {
+        tensor: weight.clone(),
+        codec: codec.clone(),
+        kind,
+        cols: module.cols,
+        rows: module.rows,
+        order: module.order,
+    };
+    module.matrix(&READER, codec, Arc::new(data)).await
 }
 
 /// Rows of floats.
 struct Rows {
     tensor: TensorInfo,
+    codec: Arc<Plain>,
     kind: Kind,
     rows: usize,
     cols: usize,
@@ -46,7 +55,8 @@ struct Rows {
 impl PieceSource for Rows {
     fn extents(&self, budget: usize) -> Vec<Extent> {
         let cost = self.kind.bits() as usize / 8;
-        Grid { row_step: self.order.step(), cost, ..Grid::new(self.rows, self.cols) }.cut(budget)
+        Grid { row_step: self.order.step(), cost, ..Grid::new(self.rows, self.cols, &*self.codec) }
+            .cut(budget)
     }
 
     fn read<'a>(&'a self, extent: &'a Extent) -> BoxFuture<'a, Result<Piece>> {

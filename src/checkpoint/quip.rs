@@ -2,7 +2,7 @@
 //!
 //! For a layer `[N, K]`, N a multiple of 16 and K of 64:
 //!
-//! * `M.Qidxs` i64 `[N, K/32]`: four 16-bit codes a word, in tiles of 16 rows × 64 columns, see [`untile`].
+//! * `M.Qidxs` i64 `[N, K/32]`: four 16-bit codes a word, in tiles of 16 rows × 64 columns, see `untile`.
 //! * `M.SU` `[K]`, `M.SV` `[N]`: signs, or reals after fine-tuning.
 //! * `M.Wscale` scalar, optional; `M.fuse_scales` `[slices]` where modules are fused; `M.codebook_id` scalar.
 //!
@@ -10,7 +10,7 @@
 //! of q, k, v; `upgate_proj` those of up, then gate.
 
 use super::hf::Keys;
-use super::tensor::{Dtype, Grid, TensorInfo, words64};
+use super::tensor::{Dtype, Grid, TensorInfo, lcm, words64};
 use super::{BoxFuture, InputTransform, Module, OutputTransform, PieceSource, Reader, StoredMatrix};
 use crate::error::{Error, Result};
 use crate::quant::e8p::E8p12;
@@ -70,6 +70,7 @@ async fn check_settings(module: &Module<'_>) -> Result<()> {
 
 async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
     check_settings(module).await?;
+    module.only(&["Qidxs", "SU", "SV", "Wscale", "fuse_scales", "codebook_id", "bias"])?;
     let (rows, cols) = (module.rows, module.cols);
     if !rows.is_multiple_of(TILE.0) || !cols.is_multiple_of(TILE.1) {
         let what = format!("a QuIP# layer of {cols} inputs and {rows} outputs");
@@ -126,7 +127,8 @@ struct Tiles {
 
 impl PieceSource for Tiles {
     fn extents(&self, budget: usize) -> Vec<Extent> {
-        Grid { col_step: TILE.1, ..Grid::new(self.rows, self.cols) }.cut(budget)
+        let grid = Grid::new(self.rows, self.cols, &E8p12);
+        Grid { col_step: lcm(grid.col_step, TILE.1), ..grid }.cut(budget)
     }
 
     fn read<'a>(&'a self, extent: &'a Extent) -> BoxFuture<'a, Result<Piece>> {

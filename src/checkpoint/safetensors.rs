@@ -140,10 +140,10 @@ fn parse(json: &[u8]) -> Result<Vec<Entry>> {
         Ok(()) => Ok(header.entries),
         Err(e) => {
             let what = match header.reading {
+                _ if e.to_string().contains("recursion limit") => format!("JSON nesting too deep: {e}"),
+                _ if !e.is_data() => format!("header is not valid JSON: {e}"),
                 Some(field) => format!("invalid {field}: {e}"),
-                None if e.to_string().contains("recursion limit") => format!("JSON nesting too deep: {e}"),
-                None if e.is_data() => e.to_string(),
-                None => format!("header is not valid JSON: {e}"),
+                None => e.to_string(),
             };
             Err(Error::corrupt(what).tensor(header.tensor))
         }

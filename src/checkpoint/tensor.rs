@@ -3,7 +3,7 @@
 use super::gguf::BlockType;
 use super::source::Source;
 use crate::error::{Error, Result};
-use crate::quant::{Extent, Kind, TILE_ROWS, UNIT};
+use crate::quant::{Codec, Extent, Kind, TILE_ROWS, UNIT};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -201,12 +201,11 @@ impl TensorInfo {
     }
 
     /// Bytes `range` of the tensor.
-    pub(crate) async fn read(&self, range: Range<usize>) -> Result<Cow<'_, [u8]>> {
-        let (start, end) = (self.range.start + range.start as u64, self.range.start + range.end as u64);
-        if range.start > range.end || end > self.range.end {
+    pub(crate) async fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        if range.start > range.end || range.end > self.bytes() {
             return Err(self.blame(Error::corrupt("read past the end of the tensor")));
         }
-        self.source.read(start..end).await
+        self.source.read(self.range.start + range.start..self.range.start + range.end).await
     }
 
     /// All bytes, for tensors that are small beside the weights.
@@ -221,12 +220,13 @@ impl TensorInfo {
         rows: Range<usize>,
         part: Range<usize>,
     ) -> Result<Cow<'_, [u8]>> {
+        let at = |row: usize, byte: usize| row as u64 * stride as u64 + byte as u64;
         if part == (0..stride) {
-            return self.read(rows.start * stride..rows.end * stride).await;
+            return self.read(at(rows.start, 0)..at(rows.end, 0)).await;
         }
         let mut bytes = Vec::with_capacity(rows.len() * part.len());
         for row in rows {
-            bytes.extend_from_slice(&self.read(row * stride + part.start..row * stride + part.end).await?);
+            bytes.extend_from_slice(&self.read(at(row, part.start)..at(row, part.end)).await?);
         }
         Ok(Cow::Owned(bytes))
     }
@@ -390,9 +390,15 @@ pub(crate) struct Grid {
 }
 
 impl Grid {
-    /// A grid of whole rows without further demands.
-    pub(crate) fn new(rows: usize, cols: usize) -> Self {
-        Self { rows, cols, row_step: TILE_ROWS, col_step: UNIT, major: Major::Rows, cost: 1 }
+    /// A grid of whole rows that may be cut where `codec` allows it: where cells and runs of all its fields begin.
+    pub(crate) fn new(rows: usize, cols: usize, codec: &dyn Codec) -> Self {
+        let fields = codec.fields();
+        let steps = codec.sections().into_iter().filter_map(|section| {
+            let run = fields[section.field].run;
+            (run <= cols).then(|| run * section.cell)
+        });
+        let col_step = steps.fold(UNIT, lcm);
+        Self { rows, cols, row_step: TILE_ROWS, col_step, major: Major::Rows, cost: 1 }
     }
 
     /// Rectangles of about `budget` bytes and items at most, or of one step each way if that is more.
@@ -401,8 +407,10 @@ impl Grid {
         let fit = |step: usize, other: usize| (area / other / step * step).max(step);
         let (high, wide) = match self.major {
             Major::Rows => {
-                let high =
-                    fit(if self.row_step * self.cols <= area { self.row_step } else { TILE_ROWS }, self.cols);
+                let high = fit(
+                    if self.row_step.saturating_mul(self.cols) <= area { self.row_step } else { TILE_ROWS },
+                    self.cols,
+                );
                 (high, if high * self.cols <= area { self.cols } else { fit(self.col_step, high) })
             }
             Major::Cols => {

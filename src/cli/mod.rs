@@ -1,8 +1,10 @@
 //! Subcommands, one a file, and what they share: devices, models, output.
 
 mod adapters;
+mod bench;
 mod chat;
 mod heap;
+mod inspect;
 mod interrupt;
 mod logits;
 mod perplexity;
@@ -16,13 +18,14 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use halfbyte::checkpoint::Checkpoint;
 use halfbyte::gpu::{AdapterChoice, LimitSet, Options};
+use halfbyte::hub::{Hub, Source};
 use halfbyte::model::{LoadOptions, Precision, Progress};
 use halfbyte::{Device, Error, embedded};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Runs quantized language models on any GPU that speaks WebGPU.
@@ -56,6 +59,8 @@ enum Command {
     Tokenize(tokenize::Tokenize),
     Verify(verify::Verify),
     Adapters(adapters::Adapters),
+    Inspect(inspect::Inspect),
+    Bench(bench::Bench),
 }
 
 impl Command {
@@ -68,6 +73,8 @@ impl Command {
             Self::Tokenize(command) => command.run().await,
             Self::Verify(command) => command.run().await,
             Self::Adapters(command) => command.run().await,
+            Self::Inspect(command) => command.run().await,
+            Self::Bench(command) => command.run().await,
         }
     }
 }
@@ -175,7 +182,7 @@ pub const DRIVER_HINT: &str = "to use a GPU, install its Vulkan driver (Debian, 
 const EMBEDDED: &str = "embedded";
 
 /// What MODEL may be.
-const MODELS: &str = "a Hugging Face folder, a .gguf or .safetensors file, or `embedded`";
+const MODELS: &str = "a Hugging Face folder, a .gguf or .safetensors file, hf:owner/repo, or `embedded`";
 
 /// An error that says which of the user's files it is about.
 pub fn about(path: &str, error: Error) -> anyhow::Error {
@@ -183,16 +190,36 @@ pub fn about(path: &str, error: Error) -> anyhow::Error {
     if told { error.into() } else { anyhow::Error::from(error).context(path.to_owned()) }
 }
 
-/// Opens MODEL: nothing or `embedded` for the embedded one, a folder, a file.
+/// Opens MODEL: nothing or `embedded` for the embedded one, a folder, a file, a repository of the hub.
 pub async fn open_model(model: Option<&str>) -> Result<Checkpoint> {
     match model {
         None => Ok(embedded::open().await?),
         Some(EMBEDDED) if !Path::new(EMBEDDED).exists() => Ok(embedded::open().await?),
+        Some(name) if name.starts_with("hf:") => {
+            let path = fetch(name)?;
+            Checkpoint::open(path).await.map_err(|e| about(name, e))
+        }
         Some(path) if !Path::new(path).exists() => {
             bail!("{path}: no such file or folder; MODEL is {MODELS}")
         }
         Some(path) => Checkpoint::open(path).await.map_err(|e| about(path, e)),
     }
+}
+
+/// Brings a model of the hub into the cache, with a bar for every file.
+fn fetch(name: &str) -> Result<PathBuf> {
+    let source: Source = name.parse()?;
+    let bar = progress_bar("", false);
+    let fetched = Hub::from_env()?.fetch(&source, &mut |progress| {
+        bar.set_message(progress.file.to_string());
+        bar.set_length(progress.total);
+        bar.set_position(progress.done);
+    })?;
+    bar.finish_and_clear();
+    if fetched.offline {
+        eprintln!("halfbyte: the hub is out of reach; taking {name} as it was downloaded earlier");
+    }
+    Ok(fetched.path)
 }
 
 /// Whether the only argument of `run` is a prompt: it has spaces in it, and no file has such a name.

@@ -41,6 +41,8 @@ pub struct Options {
     pub limits: LimitSet,
     /// Capabilities to leave unused: `f16`, `subgroups`, `dot4`.
     pub without: Vec<String>,
+    /// Use the kernels of real GPUs on a software adapter too, for tests.
+    pub as_gpu: bool,
     /// A smaller `max_storage_buffer_binding_size`, for tests of splitting.
     pub max_binding: Option<u64>,
     /// Shader parts that replace the built-in ones, by file name; for tests that break a kernel on purpose.
@@ -68,6 +70,21 @@ pub struct Capabilities {
     pub invocations: u32,
     /// Bytes that may be used in all, where that is known.
     pub memory_budget: Option<u64>,
+}
+
+impl Capabilities {
+    /// What WebGPU promises everywhere.
+    pub const FLOOR: Self = Self {
+        f16: false,
+        subgroups: None,
+        dot4: true,
+        software: false,
+        max_binding: 128 << 20,
+        max_buffer: 256 << 20,
+        workgroup_bytes: 16 << 10,
+        invocations: 256,
+        memory_budget: None,
+    };
 }
 
 /// One adapter, as `halfbyte adapters` lists it.
@@ -222,7 +239,7 @@ fn capabilities(
         f16: features.contains(wgpu::Features::SHADER_F16),
         subgroups: subgroups.then_some((info.subgroup_min_size, info.subgroup_max_size)),
         dot4: !options.without.iter().any(|w| w == "dot4"),
-        software: info.device_type == wgpu::DeviceType::Cpu,
+        software: info.device_type == wgpu::DeviceType::Cpu && !options.as_gpu,
         max_binding: limits.max_storage_buffer_binding_size,
         max_buffer: limits.max_buffer_size,
         workgroup_bytes: limits.max_compute_workgroup_storage_size,
@@ -323,9 +340,12 @@ impl Context {
 
     fn new(device: wgpu::Device, queue: wgpu::Queue, report: AdapterReport, options: &Options) -> Self {
         let trouble = Arc::new(Mutex::new(None));
+        // The first error counts, but that the device is gone explains all others.
         let keep = |slot: &Mutex<Option<Error>>, error| {
-            if let Ok(mut slot) = slot.lock() {
-                slot.get_or_insert(error);
+            if let Ok(mut slot) = slot.lock()
+                && (slot.is_none() || matches!(error, Error::DeviceLost(_)))
+            {
+                *slot = Some(error);
             }
         };
         let slot = trouble.clone();
@@ -337,11 +357,7 @@ impl Context {
             keep(&slot, error);
         }));
         let slot = trouble.clone();
-        device.set_device_lost_callback(move |reason, message| {
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                keep(&slot, Error::DeviceLost(message));
-            }
-        });
+        device.set_device_lost_callback(move |_, message| keep(&slot, Error::DeviceLost(message)));
         let unused = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("unused slot"),
             size: 16,
@@ -383,8 +399,17 @@ impl Context {
         &self.shared.counters
     }
 
+    /// The linked texts of all pipelines made so far.
+    pub fn shaders(&self) -> Vec<String> {
+        self.shared.pipelines.texts()
+    }
+
     /// The first error that the device reported since the last check.
     pub fn check(&self) -> Result<()> {
+        if self.shared.trouble.lock().is_ok_and(|slot| slot.is_none()) {
+            return Ok(());
+        }
+        let _ = self.shared.device.poll(wgpu::PollType::Poll); // lets a lost device say so
         match self.shared.trouble.lock().ok().and_then(|mut slot| slot.take()) {
             Some(error) => Err(error),
             None => Ok(()),

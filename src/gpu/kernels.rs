@@ -1,11 +1,11 @@
-//! Lowering: an [`Op`] becomes one dispatch or a few. The only place that knows kernels by name.
+//! Lowering: an [`Op`](crate::ops::Op) becomes one dispatch or a few. The only place that knows kernels by name.
 
 use super::context::Capabilities;
 use super::link::{Constant, Module};
 use crate::device::{Part, Tensor};
 use crate::error::Result;
 use crate::ops::{Op, Rows, Transform};
-use crate::quant::{Codec, UNIT};
+use crate::quant::{CODECS, Codec, UNIT, hadamard};
 
 /// A dispatch that is not compiled yet.
 pub(crate) struct Lowered<'a> {
@@ -58,6 +58,9 @@ fn codec_file(name: &str) -> &'static str {
     found.map_or("", |p| p.file)
 }
 
+/// All that [`matvec_variant`] returns.
+const MATVEC_VARIANTS: [(u32, u32); 5] = [(1, 1), (4, 1), (1, 2), (1, 4), (1, 8)];
+
 /// How matvec spreads its work: (tiles of 32 rows a workgroup, lanes that share a row).
 fn matvec_variant(capabilities: &Capabilities, rows: usize, units: usize) -> (u32, u32) {
     if capabilities.software {
@@ -88,6 +91,15 @@ fn count_slot(rows: Rows) -> u32 {
 impl ProductSlots {
     fn constants(self) -> [(&'static str, Constant); 3] {
         [("ADD", self.add.into()), ("BIASED", self.biased.into()), ("PERMUTED", self.permuted.into())]
+    }
+
+    /// What tells modules apart that differ in their slots.
+    fn suffix(self) -> String {
+        let mut suffix = String::new();
+        for (on, name) in [(self.add, " add"), (self.biased, " bias"), (self.permuted, " permuted")] {
+            suffix.push_str(if on { name } else { "" });
+        }
+        suffix
     }
 
     pub(crate) fn matvec(self, codec: &dyn Codec, tiles: u32, split: u32) -> Module {
@@ -375,4 +387,60 @@ pub(crate) fn lower<'a>(
         }),
     }
     Ok(all)
+}
+
+/// Head sizes of the models there are, and those that `verify` draws.
+pub const HEAD_DIMS: [usize; 16] = [4, 8, 16, 24, 32, 40, 48, 64, 72, 80, 96, 112, 128, 160, 192, 256];
+/// Up to this size [`all_modules`] has every Hadamard transform; 57344 is the largest of a known model.
+const LARGEST_HADAMARD: usize = 1 << 16;
+
+/// Every module that `lower` asks for: codecs × kernels × slots × capabilities, under names that differ.
+/// The tests that compile shaders without a GPU walk this one list, and so does the browser's.
+pub fn all_modules() -> Vec<Module> {
+    let mut all = Vec::new();
+    let mut add = |suffix: String, mut module: Module| {
+        module.name.push_str(&suffix);
+        all.push(module);
+    };
+    for codec in CODECS.iter().flat_map(|family| (family.samples)()) {
+        let codec = &*codec;
+        add(String::new(), gather_module(codec));
+        for (bits, rows) in (0..8u32).flat_map(|bits| [(bits, Rows::Tokens), (bits, Rows::Head)]) {
+            let slots =
+                ProductSlots { add: bits & 1 > 0, biased: bits & 2 > 0, permuted: bits & 4 > 0, rows };
+            let suffix = slots.suffix();
+            add(format!("{suffix} {rows:?}"), slots.matmul(codec));
+            for (tiles, split) in MATVEC_VARIANTS.into_iter().filter(|_| rows == Rows::Tokens) {
+                add(format!("{suffix} {tiles} tiles, split {split}"), slots.matvec(codec, tiles, split));
+            }
+        }
+    }
+    for subgroups in [None, Some((4, 128))] {
+        let capabilities = Capabilities { subgroups, ..Capabilities::FLOOR };
+        let reduction = if subgroups.is_some() { " subgroups" } else { "" };
+        for rows in [Rows::Tokens, Rows::Head] {
+            add(format!(" {rows:?}{reduction}"), rms_norm_module(rows, &capabilities));
+        }
+        for (head_dim, f16) in HEAD_DIMS.into_iter().flat_map(|d| [(d, false), (d, true)]) {
+            let cache = if f16 { "f16" } else { "f32" };
+            let suffix = format!(" {head_dim} {cache}{reduction}");
+            add(suffix.clone(), attention_module(head_dim, f16, &capabilities));
+            add(suffix.clone(), rope_module(head_dim, false, f16, &capabilities));
+            add(format!("{suffix} normed"), rope_module(head_dim, true, f16, &capabilities));
+        }
+    }
+    add(String::new(), swiglu_module());
+    add(String::new(), argmax_module());
+    let signed = |slot: bool, name: &str| if slot { name.to_owned() } else { String::new() };
+    for bits in 0..8u32 {
+        let (before, after, added) = (bits & 1 > 0, bits & 2 > 0, bits & 4 > 0);
+        let suffix = signed(before, " before") + &signed(after, " after") + &signed(added, " add");
+        for run in (0..).map(|m| 1 << m).take_while(|&run| run <= hadamard::MAX_RUN) {
+            add(format!(" {run}{suffix}"), butterfly_module(run, before, after, added));
+        }
+        for (runs, run) in hadamard::mixes(LARGEST_HADAMARD).into_iter().filter(|_| !before) {
+            add(format!(" {runs} × {run}{suffix}"), mix_module(runs, run, after, added));
+        }
+    }
+    all
 }

@@ -1,7 +1,7 @@
 //! The GPU side: adapters and capabilities, shader linking, pipelines, recordings that replay.
 
 pub mod context;
-pub(crate) mod kernels;
+pub mod kernels;
 pub mod link;
 mod pipeline;
 pub mod recorder;

@@ -15,6 +15,12 @@ pub(crate) struct Pipelines {
     made: Mutex<HashMap<String, Arc<Pipeline>>>,
 }
 
+impl Pipelines {
+    pub(crate) fn texts(&self) -> Vec<String> {
+        self.made.lock().map(|made| made.keys().cloned().collect()).unwrap_or_default()
+    }
+}
+
 /// A compiled kernel with the layout of its bindings.
 pub(crate) struct Pipeline {
     pub(crate) name: String,

@@ -1,9 +1,10 @@
 //! What a model is: sizes and switches, whichever file they came from.
 
 use crate::error::{Error, Result};
+use serde::Serialize;
 
 /// The hyper-parameters of a Llama-family model.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ModelConfig {
     /// `llama`, `mistral`, `qwen2`, `qwen3`: a name in `ARCHITECTURES`.
     pub architecture: String,
@@ -38,7 +39,7 @@ pub struct ModelConfig {
 }
 
 /// Rotary position embedding (Su et al. 2021), rotate-half convention.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Rope {
     /// Base of the frequencies.
     pub theta: f64,
@@ -47,7 +48,8 @@ pub struct Rope {
 }
 
 /// Context extension by RoPE.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RopeScaling {
     /// As trained.
     None,
@@ -115,8 +117,11 @@ impl ModelConfig {
             let expected = "an even number up to 512";
             return Err(Error::unsupported("head_dim").file(file).expected(expected).found(self.head_dim));
         }
-        if !(self.heads * self.head_dim).is_multiple_of(4) {
-            let width = self.heads * self.head_dim;
+        let width = self.heads.saturating_mul(self.head_dim);
+        if width > MAX_SIZE {
+            return invalid(format!("invalid attention width {width}"));
+        }
+        if !width.is_multiple_of(4) {
             return Err(Error::unsupported("attention width")
                 .file(file)
                 .expected("a multiple of 4")

@@ -287,6 +287,11 @@ impl Model {
         (self.decode.dispatches(), self.prefill.dispatches())
     }
 
+    /// The ops of a decode step.
+    pub fn decode_ops(&self) -> &[Op] {
+        self.decode.ops()
+    }
+
     /// Writes rotations of positions `first..first + count` for a text of `length` positions.
     fn rotate(&self, first: usize, count: usize, length: usize) {
         let rows = rope::rotations(&rope::frequencies(&self.config, length), first, count);

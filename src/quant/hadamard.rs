@@ -104,6 +104,21 @@ pub fn factor(n: usize) -> Result<Factor> {
     Ok(Factor { order, power: n / order })
 }
 
+/// Every size up to `most` that [`factor`] takes.
+pub fn sizes(most: usize) -> Vec<usize> {
+    let orders = ORDERS.iter().map(|(k, _)| *k).chain([1]);
+    let powers = |k| (0..).map(move |m| k << m).take_while(move |&n| n <= most);
+    let mut sizes: Vec<usize> = orders.flat_map(powers).collect();
+    sizes.sort_unstable();
+    sizes
+}
+
+/// (runs, values of a run) of every [`Plan`] up to size `most` that mixes its runs.
+pub fn mixes(most: usize) -> Vec<(usize, usize)> {
+    let factors = sizes(most).into_iter().filter_map(|n| factor(n).ok().map(|f| (n, f.power.min(MAX_RUN))));
+    factors.map(|(n, run)| (n / run, run)).filter(|&(runs, _)| runs > 1).collect()
+}
+
 /// A square matrix of ±1 as rows of bits: bit j of row i is set where entry (i, j) is −1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signs {

@@ -170,19 +170,23 @@ impl Codec for Int {
     fn decode_row(&self, packed: &Packed, row: usize, out: &mut [f32]) {
         let low = self.low_bits();
         let high_section = if matches!(self.offset, Offset::Symmetric(_)) { 2 } else { 3 };
-        for (group, out) in out.chunks_mut(self.group.min(packed.shape.cols)).enumerate() {
-            let first = if group == 0 { 0 } else { group * self.group };
-            let scale = self.scale.value(packed.item(1, row, group));
+        let mut codes = vec![0; out.len()];
+        packed.items(0, row, &mut codes);
+        if self.bits > low {
+            let mut high = vec![0; out.len()];
+            packed.items(high_section, row, &mut high);
+            codes.iter_mut().zip(high).for_each(|(code, high)| *code |= high << low);
+        }
+        let group = self.group.min(packed.shape.cols);
+        for (g, (out, codes)) in out.chunks_mut(group).zip(codes.chunks(group)).enumerate() {
+            let scale = self.scale.value(packed.item(1, row, g));
+            // Adding -0.0 changes nothing, not even the sign of a zero.
             let (zero, min) = match self.offset {
-                Offset::Symmetric(z) => (z as f64, 0.0),
-                Offset::Zero => (packed.item(2, row, group) as f64, 0.0),
-                Offset::Min => (0.0, self.scale.value(packed.item(2, row, group))),
+                Offset::Symmetric(z) => (z as f64, -0.0),
+                Offset::Zero => (packed.item(2, row, g) as f64, -0.0),
+                Offset::Min => (0.0, self.scale.value(packed.item(2, row, g))),
             };
-            for (k, w) in out.iter_mut().enumerate() {
-                let mut code = packed.item(0, row, first + k);
-                if self.bits > low {
-                    code |= packed.item(high_section, row, first + k) << low;
-                }
+            for (w, &code) in out.iter_mut().zip(codes) {
                 *w = ((code as f64 - zero) * scale + min) as f32;
             }
         }

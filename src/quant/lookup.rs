@@ -113,6 +113,7 @@ impl Lookup {
         match &self.absmax {
             Absmax::Float(kind) => kind.value(item),
             Absmax::Nested(slices) => {
+                let row = packed.first_row + row;
                 let mut first = 0;
                 for (i, (rows, nested)) in slices.iter().enumerate() {
                     if row < first + rows || i + 1 == slices.len() {
@@ -192,10 +193,12 @@ impl Codec for Lookup {
     }
 
     fn decode_row(&self, packed: &Packed, row: usize, out: &mut [f32]) {
-        for (block, out) in out.chunks_mut(self.block).enumerate() {
+        let mut codes = vec![0; out.len()];
+        packed.items(0, row, &mut codes);
+        let blocks = out.chunks_mut(self.block).zip(codes.chunks(self.block));
+        for (block, (out, codes)) in blocks.enumerate() {
             let scale = self.scale(packed, row, block);
-            for (k, w) in out.iter_mut().enumerate() {
-                let code = packed.item(0, row, block * self.block + k);
+            for (w, &code) in out.iter_mut().zip(codes) {
                 *w = (self.table[code as usize] as f64 * scale) as f32;
             }
         }

@@ -120,7 +120,8 @@ pub struct Section {
 pub struct Extent {
     /// Rows (output features). Starts at a multiple of [`TILE_ROWS`]; ends at one, or at the last row.
     pub rows: Range<usize>,
-    /// Columns (input features). Starts at a multiple of [`UNIT`] and of every field's run.
+    /// Columns (input features). Starts at a multiple of [`UNIT`], of every field's run, and where a cell of
+    /// every section begins.
     pub cols: Range<usize>,
 }
 

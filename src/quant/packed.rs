@@ -21,6 +21,8 @@ pub struct Packed {
     pub codec: Arc<dyn Codec>,
     /// Rows and columns.
     pub shape: Shape,
+    /// Which row of the matrix its row 0 is: other than 0 where it holds a band of rows only.
+    pub first_row: usize,
     bindings: Vec<Vec<u32>>,
     sections: Vec<(Section, usize, usize)>, // section, word offset, cells a row
 }
@@ -111,7 +113,7 @@ impl Packed {
             (s, offset, cells)
         };
         let sections = codec.sections().into_iter().zip(offsets).map(place).collect();
-        Self { codec, shape, bindings, sections }
+        Self { codec, shape, first_row: 0, bindings, sections }
     }
 
     /// Copies packed words in.
@@ -119,9 +121,14 @@ impl Packed {
         self.bindings[run.binding][run.offset..run.offset + run.words.len()].copy_from_slice(&run.words);
     }
 
+    /// All zeros, for `shape.rows` rows of a larger matrix, from `first_row` on (a multiple of [`TILE_ROWS`]).
+    pub fn band(codec: Arc<dyn Codec>, shape: Shape, first_row: usize) -> Self {
+        Self { first_row, ..Self::new(codec, shape) }
+    }
+
     /// Packs a piece in.
     pub fn write_piece(&mut self, piece: &Piece) {
-        for run in pack(&*self.codec, self.shape, piece, 0) {
+        for run in pack(&*self.codec, self.shape, piece, self.first_row) {
             self.write(&run);
         }
     }
@@ -135,12 +142,27 @@ impl Packed {
     pub fn item(&self, section: usize, row: usize, i: usize) -> u32 {
         let (section, offset, cells) = &self.sections[section];
         let bit = bit_address(self.shape, section, *cells, row, i);
-        let word = self.bindings[section.binding][offset + bit / 32];
-        let mask = if section.bits == 32 { u32::MAX } else { (1 << section.bits) - 1 };
-        (word >> (bit % 32)) & mask
+        self.bits(section, offset * 32 + bit)
     }
 
-    /// One decoded row.
+    /// The same for the first `out.len()` items of `row`.
+    pub fn items(&self, section: usize, row: usize, out: &mut [u32]) {
+        let (section, offset, cells) = &self.sections[section];
+        for (cell, out) in out.chunks_mut(section.cell).enumerate() {
+            let first = offset * 32 + bit_address(self.shape, section, *cells, row, cell * section.cell);
+            for (i, item) in out.iter_mut().enumerate() {
+                let inside = if section.cell == 1 { 0 } else { place(section.bits, i) };
+                *item = self.bits(section, first + inside);
+            }
+        }
+    }
+
+    fn bits(&self, section: &Section, bit: usize) -> u32 {
+        let word = self.bindings[section.binding][bit / 32];
+        (word >> (bit % 32)) & (u32::MAX >> (32 - section.bits))
+    }
+
+    /// One decoded row; `row` counts from the first that is held.
     pub fn decode_row(&self, row: usize, out: &mut [f32]) {
         self.codec.decode_row(self, row, out);
     }

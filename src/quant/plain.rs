@@ -58,8 +58,10 @@ impl Codec for Plain {
     }
 
     fn decode_row(&self, packed: &Packed, row: usize, out: &mut [f32]) {
-        for (k, w) in out.iter_mut().enumerate() {
-            *w = self.kind.value(packed.item(0, row, k)) as f32;
+        let mut items = vec![0; out.len()];
+        packed.items(0, row, &mut items);
+        for (w, item) in out.iter_mut().zip(items) {
+            *w = self.kind.value(item) as f32;
         }
     }
 

@@ -1,16 +1,42 @@
 //! Every kernel against its CPU twin, on every adapter and with every capability switched off in turn.
 
 use crate::adapters::contexts;
-use halfbyte::gpu::{LimitSet, Options};
+use halfbyte::gpu::kernels::all_modules;
+use halfbyte::gpu::link::{Dialect, link};
+use halfbyte::gpu::{Context, LimitSet, Options};
 use halfbyte::verify::{Outcome, verify};
+use std::collections::{BTreeMap, HashSet};
+use std::io::Write;
+use std::time::Instant;
+
+/// Shapes are drawn from it: the same unless `HALFBYTE_SEED` asks for others.
+fn seed() -> u64 {
+    std::env::var("HALFBYTE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1)
+}
 
 fn assert_all_pass(options: &Options) {
+    let seed = seed();
     for context in contexts(options) {
-        let outcomes = pollster::block_on(verify(&context, 1, |_| {})).expect("the device stays");
+        let start = Instant::now();
+        let outcomes = pollster::block_on(verify(&context, seed, |_| {})).expect("the device stays");
+        let report = context.report();
+        let adapter = format!("{} ({}, seed {seed})", report.name, report.backend);
+        // Past the test harness: what was run on is worth a line even when all is well.
+        let _ =
+            writeln!(std::io::stderr(), "{adapter}: {} kernels in {:.1?}", outcomes.len(), start.elapsed());
         let failed: Vec<&Outcome> = outcomes.iter().filter(|o| !o.pass).collect();
-        assert!(failed.is_empty(), "{}: {failed:#?}", context.report().name);
+        assert!(failed.is_empty(), "{adapter}: {failed:#?}");
         assert!(outcomes.len() > 60, "only {} kernels were run", outcomes.len());
+        assert_listed(&context);
     }
+}
+
+/// The list that is checked without a GPU has everything that runs on one.
+fn assert_listed(context: &Context) {
+    let listed: HashSet<String> =
+        all_modules().iter().map(|m| link(m, Dialect::Native, &BTreeMap::new()).text).collect();
+    let missing: Vec<String> = context.shaders().into_iter().filter(|text| !listed.contains(text)).collect();
+    assert!(missing.is_empty(), "{} are not in all_modules, such as:\n{}", missing.len(), missing[0]);
 }
 
 #[test]
@@ -21,5 +47,6 @@ fn kernels_equal_their_twins() {
 #[test]
 fn kernels_equal_their_twins_on_the_floor() {
     let without = ["f16", "subgroups", "dot4"].map(String::from).to_vec();
-    assert_all_pass(&Options { limits: LimitSet::Floor, without, ..Options::default() });
+    // With a real GPU's variants of the products, which a software adapter would not choose.
+    assert_all_pass(&Options { limits: LimitSet::Floor, without, as_gpu: true, ..Options::default() });
 }

@@ -3,6 +3,14 @@
 mod adapters;
 mod cli;
 mod golden;
+#[cfg(feature = "hub")]
+mod hub;
+mod inspect;
 mod kernels;
+mod mutations;
+mod readers;
+mod recording;
 mod session;
+mod shaders;
+mod shared;
 mod tokenizer;

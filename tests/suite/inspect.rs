@@ -1,0 +1,232 @@
+//! `inspect`: hashes of decoded matrices against other tools' goldens, sizes, fit.
+
+use crate::shared::{fixtures, shared};
+use halfbyte::Device;
+use halfbyte::checkpoint::{Checkpoint, READERS, decode};
+use halfbyte::gpu::{Context, LimitSet, Options as GpuOptions};
+use halfbyte::inspect::{Options, Report, formats, inspect};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+fn open(path: &Path) -> Checkpoint {
+    let gguf = std::fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path());
+    let path = gguf.into_iter().find(|p| p.extension().is_some_and(|e| e == "gguf")).unwrap_or(path.into());
+    pollster::block_on(Checkpoint::open(&path)).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn report(path: &Path, device: &Device, options: Options) -> Report {
+    pollster::block_on(inspect(&open(path), device, options, |_, _| {})).expect("a report")
+}
+
+/// Hashes by module name, fused modules by their parts.
+fn hashes(report: &Report) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    for tensor in &report.tensors {
+        all.extend(tensor.sha256.clone().map(|hash| (tensor.name.clone(), hash)));
+        let slices = tensor.slices.iter().filter_map(|s| Some((s.name.clone(), s.sha256.clone()?)));
+        all.extend(slices);
+    }
+    all
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn fixture(name: &str) -> PathBuf {
+    fixtures().join("models").join(name)
+}
+
+const HASHED: Options = Options { sha256: true, context: None, f32_cache: false };
+
+/// The bytes of an f32 tensor of a safetensors file, hashed as they are.
+#[test]
+fn plain_matrices_hash_as_their_bytes() {
+    let bytes = std::fs::read(fixture("llama/model.safetensors")).expect("a fixture");
+    let len = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + len]).expect("a header");
+    let hashes = hashes(&report(&fixture("llama"), &Device::Cpu, HASHED));
+    assert!(hashes.len() >= 15, "{hashes:?}");
+    for (name, hash) in &hashes {
+        let tensor = &header[format!("{name}.weight")];
+        assert_eq!(tensor["dtype"], "F32");
+        let at = |i: usize| 8 + len + tensor["data_offsets"][i].as_u64().expect("an offset") as usize;
+        assert_eq!(*hash, hex(&Sha256::digest(&bytes[at(0)..at(1)])), "{name}");
+    }
+    // The same model in a GGUF file, whose q and k rows lie in another order.
+    let gguf = report(&fixture("llama-gguf"), &Device::Cpu, HASHED);
+    assert_eq!(gguf.format, "GGUF");
+    assert_eq!(gguf.tensors.iter().filter(|t| t.sha256.is_some()).count(), hashes.len());
+}
+
+/// Formats that are read today and have golden hashes.
+fn goldens() -> Vec<(PathBuf, Value)> {
+    let Some(shared) = shared("golden hashes") else { return Vec::new() };
+    let folders = std::fs::read_dir(shared.join("fixtures/tinystories-656k")).expect("fixtures").flatten();
+    let golden = |path: PathBuf| {
+        let text = std::fs::read_to_string(path.join("golden.json")).ok()?;
+        Some((path, serde_json::from_str(&text).ok()?))
+    };
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let readable = |path: &Path| {
+        let name = name(path);
+        ["f32", "f16", "bf16", "bnb-fp4", "bnb-nf4", "bnb-nf4-dq", "quip-e8p12"].contains(&name.as_str())
+            || name.starts_with("gptq")
+            || ["f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"]
+                .iter()
+                .any(|t| name == format!("gguf-{t}"))
+    };
+    folders.map(|e| e.path()).filter(|p| readable(p)).filter_map(golden).collect()
+}
+
+#[test]
+fn decoded_matrices_are_bit_identical_to_the_goldens() {
+    let mut checked = 0;
+    for (path, golden) in goldens() {
+        let found = hashes(&report(&path, &Device::Cpu, HASHED));
+        let exact = golden["dequant_bit_exact"] == true;
+        for (name, wanted) in golden["dequantized"].as_object().into_iter().flatten() {
+            let module = name.trim_end_matches(".weight");
+            let hash = found.get(module).unwrap_or_else(|| panic!("{}: no {module}", path.display()));
+            if exact {
+                assert_eq!(wanted["sha256_f32"], **hash, "{}: {name}", path.display());
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked == 0 || checked >= 19 * 14, "{checked}");
+}
+
+/// Where the golden is not bit-exact, values are close.
+#[test]
+fn hadamard_transforms_are_undone() {
+    for (path, golden) in goldens().into_iter().filter(|(_, golden)| golden["dequant_bit_exact"] != true) {
+        let checkpoint = open(&path);
+        let mut checked = 0;
+        for layer in 0..checkpoint.config().layers {
+            for (parent, name) in [
+                ("self_attn", "qkv_proj"),
+                ("self_attn", "o_proj"),
+                ("mlp", "upgate_proj"),
+                ("mlp", "down_proj"),
+            ] {
+                let parent = format!("model.layers.{layer}.{parent}");
+                let stored =
+                    pollster::block_on(checkpoint.read(&format!("{parent}.{name}"))).expect("a matrix");
+                let mut weights = vec![Vec::new(); stored.slices.len()];
+                pollster::block_on(decode::rows(&stored, |row, values| {
+                    let slice = stored.slices.iter().position(|s| s.rows.contains(&row)).expect("a slice");
+                    weights[slice].extend_from_slice(values);
+                    Ok(())
+                }))
+                .expect("rows");
+                for (slice, weights) in stored.slices.iter().zip(&weights) {
+                    let wanted = &golden["dequantized"][format!("{parent}.{}.weight", slice.name)];
+                    for (i, value) in wanted["first8"].as_array().expect("values").iter().enumerate() {
+                        let value = value.as_f64().expect("a number");
+                        assert!((weights[i] as f64 - value).abs() < 1e-5, "{parent}.{} {i}", slice.name);
+                    }
+                    let mean = weights.iter().map(|&w| w as f64).sum::<f64>() / weights.len() as f64;
+                    assert!((mean - wanted["mean"].as_f64().expect("a mean")).abs() < 1e-6);
+                    checked += 1;
+                }
+            }
+        }
+        assert_eq!(checked, 14);
+    }
+}
+
+#[test]
+fn reports_count_bytes_and_bits() {
+    let report = report(&fixture("llama-f16"), &Device::Cpu, Options::default());
+    assert_eq!(report.architecture, "llama");
+    assert!(report.fits.fits, "{:?}", report.fits);
+    let module =
+        report.tensors.iter().find(|t| t.name.ends_with("layers.0.mlp.down_proj")).expect("a module");
+    assert_eq!((module.format.as_str(), module.codec.as_deref()), ("f16", Some("f16")));
+    assert_eq!((module.bits_per_weight, module.bits_per_weight_disk), (16.0, 16.0));
+    assert_eq!(report.totals.bytes, report.tensors.iter().map(|t| t.bytes).sum::<u64>());
+    let config = &report.config;
+    assert_eq!(report.fits.kv_bytes, (2 * 2 * config.layers * config.kv_rows() * report.fits.context) as u64);
+    let json = serde_json::to_value(&report).expect("JSON");
+    assert!(json["config"]["hidden"].is_u64() && json["tensors"][0].get("sha256").is_none());
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let options = GpuOptions { limits: LimitSet::Floor, max_binding: Some(1 << 16), ..GpuOptions::default() };
+    let context =
+        pollster::block_on(Context::open(&options)).expect("a GPU adapter: install mesa-vulkan-drivers");
+    let options = Options { context: Some(1 << 14), ..Options::default() };
+    let report = report(&fixture("llama"), &Device::Gpu(context), options);
+    assert!(
+        !report.fits.fits && report.fits.reasons.iter().any(|r| r.contains("--context")),
+        "{:?}",
+        report.fits
+    );
+    let split = report.tensors.iter().any(|t| t.parts > 1);
+    assert!(split || report.fits.largest_matrix_bytes <= 1 << 16, "{:?}", report.fits);
+}
+
+#[test]
+fn formats_walk_the_registries() {
+    let formats = formats();
+    assert_eq!(formats.readers.len(), READERS.len());
+    assert!(formats.codecs.iter().all(|c| !c.samples.is_empty()));
+}
+
+#[cfg(feature = "cli")]
+mod command_line {
+    use super::fixture;
+    use serde_json::Value;
+    use std::process::{Command, Output};
+
+    fn halfbyte(args: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_halfbyte")).args(args).output().expect("the program runs")
+    }
+
+    fn json(args: &[&str]) -> Value {
+        let output = halfbyte(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("one JSON object")
+    }
+
+    #[test]
+    fn inspect() {
+        let model = fixture("llama-gguf").join("model.gguf");
+        let model = model.to_string_lossy();
+        let report = json(&["inspect", &model, "--sha256", "--json", "--adapter", "cpu"]);
+        assert!(report["tensors"].as_array().is_some_and(|t| t.iter().any(|t| t["sha256"].is_string())));
+        let output = halfbyte(&["inspect", &model, "--adapter", "cpu"]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("self_attn.q_proj") && text.contains("fits on CPU"), "{text}");
+        assert!(json(&["inspect", "--formats", "--json"])["readers"].is_array());
+        let output = halfbyte(&["inspect", "--formats"]);
+        assert!(String::from_utf8_lossy(&output.stdout).contains("GPTQ"));
+        let output = halfbyte(&["inspect", "nowhere"]);
+        assert_eq!(output.status.code(), Some(1));
+    }
+
+    #[test]
+    fn bench() {
+        let model = fixture("llama");
+        let model = model.to_string_lossy();
+        for adapter in [&["--adapter", "cpu"][..], &["--all-adapters"]] {
+            let args = ["bench", &model, "--json", "--runs", "1", "--prompt", "8", "--generate", "4"];
+            let report = json(&[&args[..], adapter].concat());
+            assert_eq!(report["schema_version"], 1);
+            let adapters = report["adapters"].as_array().expect("adapters");
+            assert!(!adapters.is_empty());
+            for result in adapters {
+                let model = &result["models"][0];
+                let positive = |v: &Value| v.as_f64().is_some_and(|v| v > 0.0);
+                assert!(positive(&model["decode_tokens_per_s"]["median"]), "{model}");
+                assert!(positive(&model["prefill_tokens_per_s"]["median"]), "{model}");
+                assert!(positive(&model["weight_bytes_per_token"]), "{model}");
+                assert_eq!(positive(&result["copy_bytes_per_s"]), result["adapter"]["backend"] != "cpu");
+            }
+        }
+    }
+}

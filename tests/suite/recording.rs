@@ -1,0 +1,112 @@
+//! What a step costs, counted: submits, passes, dispatches, bytes up and down; and weights cut into parts.
+
+use crate::adapters::contexts;
+use crate::shared::shared;
+use halfbyte::checkpoint::Checkpoint;
+use halfbyte::gpu::{Context, Options};
+use halfbyte::model::{LoadOptions, Precision};
+use halfbyte::ops::{Op, Tokens};
+use halfbyte::verify::relative_error;
+use halfbyte::{Device, Model, embedded};
+use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Dispatches of a decode step beside the layers: gather, norm, head, argmax.
+const AROUND: usize = 4;
+
+fn load(context: &Context, checkpoint: &Checkpoint) -> Model {
+    let options = LoadOptions { precision: Precision::F32, ..LoadOptions::default() };
+    pollster::block_on(Model::load(&Device::Gpu(context.clone()), checkpoint, &options, |_| {}))
+        .expect("it loads")
+}
+
+/// Submits, passes, dispatches, uploads, bytes up, bytes down so far.
+fn counts(context: &Context) -> [u64; 6] {
+    let c = context.counters();
+    [&c.submits, &c.passes, &c.dispatches, &c.uploads, &c.upload_bytes, &c.read_bytes]
+        .map(|n| n.load(Relaxed))
+}
+
+/// What `run` adds to the counts.
+fn cost(context: &Context, run: impl Future<Output = halfbyte::Result<u32>>) -> [u64; 6] {
+    let before = counts(context);
+    pollster::block_on(run).expect("the step runs");
+    let after = counts(context);
+    std::array::from_fn(|i| after[i] - before[i])
+}
+
+fn check_step(context: &Context, checkpoint: &Checkpoint, name: &str) {
+    let model = load(context, checkpoint);
+    let prompt: Vec<u32> = (0..128).map(|i| 3 + i % 90).collect();
+    let prefill = cost(context, model.prefill(0, &prompt, |_| {}));
+    let decode = cost(context, model.decode(128, Tokens::Chosen));
+    let transforms = model.decode_ops().iter().filter(|op| matches!(op, Op::Hadamard { .. })).count();
+    let [submits, passes, dispatches, uploads, up, down] = decode;
+    assert_eq!([submits, passes, uploads, up, down], [1, 1, 1, 16, 4], "{name}");
+    let most = AROUND + 9 * model.config.layers + 2 * transforms;
+    assert!(dispatches as usize <= most, "{name}: {dispatches} dispatches, at most {most}");
+    assert_eq!([prefill[0], prefill[1], prefill[3], prefill[5]], [1, 1, 1, 4], "{name}");
+    assert!(prefill[2] <= 2 * dispatches, "{name}: prefill takes {} dispatches", prefill[2]);
+}
+
+#[test]
+fn a_step_is_one_submit_and_few_dispatches() {
+    let context = contexts(&Options::default()).remove(0);
+    let embedded = pollster::block_on(embedded::open()).expect("the embedded model");
+    check_step(&context, &embedded, "embedded");
+    let Some(shared) = shared("steps of quantized fixtures") else { return };
+    for name in ["gptq-4bit-g32-actorder", "bnb-nf4-dq", "quip-e8p12", "gguf-q5_1"] {
+        let folder = shared.join("fixtures/tinystories-656k").join(name);
+        let gguf = folder.join(format!("model-{name}.gguf"));
+        let path = if gguf.is_file() { gguf } else { folder };
+        let checkpoint = pollster::block_on(Checkpoint::open(path)).expect(name);
+        check_step(&context, &checkpoint, name);
+    }
+}
+
+#[test]
+fn a_matrix_larger_than_a_binding_is_cut_by_rows() {
+    let checkpoint = pollster::block_on(embedded::open()).expect("the embedded model");
+    let prompt = [0u32, 499, 466, 259, 421];
+    let logits = |max_binding: Option<u64>| {
+        let context = contexts(&Options { max_binding, ..Options::default() }).remove(0);
+        let options = LoadOptions { precision: Precision::F32, context: Some(64), ..LoadOptions::default() };
+        pollster::block_on(async {
+            let model = Model::load(&Device::Gpu(context), &checkpoint, &options, |_| {}).await?;
+            model.prefill(0, &prompt, |_| {}).await?;
+            Ok::<_, halfbyte::Error>((model.dispatches().0, model.logits().await?))
+        })
+    };
+    let (whole_dispatches, whole) = logits(None).expect("whole");
+    let (split_dispatches, split) = logits(Some(900_000)).expect("split");
+    assert!(split_dispatches > whole_dispatches, "{split_dispatches} dispatches: nothing was cut");
+    let error = relative_error(&split, &whole);
+    assert!(error < 1e-6, "cut weights change the logits by {error:e}");
+}
+
+#[test]
+fn a_model_too_large_for_the_adapter_is_an_error() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/llama");
+    let checkpoint = pollster::block_on(Checkpoint::open(folder)).expect("llama");
+    let context = contexts(&Options { max_binding: Some(300_000), ..Options::default() }).remove(0);
+    let options = LoadOptions { precision: Precision::F32, context: Some(4096), ..LoadOptions::default() };
+    let result = pollster::block_on(Model::load(&Device::Gpu(context), &checkpoint, &options, |_| {}));
+    let message = result.err().expect("the cache does not fit").to_string();
+    assert!(message.contains("KV cache") && message.contains("--context"), "{message}");
+}
+
+#[test]
+fn a_lost_device_is_an_error() {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let (context, device) = pollster::block_on(async {
+        let adapter = instance.request_adapter(&Default::default()).await.expect("an adapter");
+        let (device, queue) = adapter.request_device(&Default::default()).await.expect("a device");
+        (Context::from_device(device.clone(), queue), device)
+    });
+    let checkpoint = pollster::block_on(embedded::open()).expect("the embedded model");
+    let model = load(&context, &checkpoint);
+    pollster::block_on(model.prefill(0, &[0, 499], |_| {})).expect("the device is there");
+    device.destroy();
+    let error = pollster::block_on(model.decode(2, Tokens::Chosen)).expect_err("the device is gone");
+    assert!(matches!(error, halfbyte::Error::DeviceLost(_)), "{error}");
+}
