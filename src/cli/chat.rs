@@ -27,7 +27,7 @@ Examples:
 In the conversation: /reset forgets it, /quit or Ctrl-D ends it, Ctrl-C stops
 the answer. With --json: lines from stdin, then {messages, adapter}.")]
 pub struct Chat {
-    /// A Hugging Face folder, a .gguf or .safetensors file [default: the embedded storyteller]
+    /// A Hugging Face folder, a .gguf or .safetensors file, hf:owner/repo [default: the embedded storyteller]
     model: Option<String>,
     #[command(flatten)]
     writing: Writing,
@@ -38,7 +38,7 @@ pub struct Chat {
 /// Tokens that a model without turns writes before it is the user's turn again.
 const PLAIN_TOKENS: usize = 200;
 
-const HELP: &str = "/reset forgets the conversation, /quit or Ctrl-D ends it, Ctrl-C stops the answer.";
+const HELP: &str = "/reset: forget it all. /quit or Ctrl-D: leave. Ctrl-C: stop the answer.";
 
 impl Chat {
     /// Runs it.
@@ -78,7 +78,7 @@ impl Chat {
                 }
                 "" if !plain || talk.text.is_empty() => {}
                 command if command.starts_with('/') && !command.contains(char::is_whitespace) => {
-                    note(&format!("{command} is no command. {HELP}"));
+                    note(&format!("{command} is no command.\n{HELP}"));
                 }
                 _ => match talk.turn(&mut session, &options, &line, &mut out).await {
                     Ok(written) => {

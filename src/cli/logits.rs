@@ -22,7 +22,7 @@ Examples:
 `halfbyte tokenize` turns a text into token ids. With --json: {logits: all of
 the last position, argmax: of every position}.")]
 pub struct Logits {
-    /// A Hugging Face folder, a .gguf or .safetensors file, or `embedded`
+    /// A Hugging Face folder, a .gguf or .safetensors file, hf:owner/repo, or `embedded`
     model: String,
     /// Token ids, with commas between them
     #[arg(long, required = true, value_delimiter = ',', value_name = "IDS")]

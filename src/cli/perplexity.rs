@@ -24,7 +24,7 @@ Examples:
 
 With --json: {perplexity, nll, tokens}; nll is the mean, in nats a token.")]
 pub struct Perplexity {
-    /// A Hugging Face folder, a .gguf or .safetensors file, or `embedded`
+    /// A Hugging Face folder, a .gguf or .safetensors file, hf:owner/repo, or `embedded`
     model: String,
     /// The text, in UTF-8; `-` is stdin
     file: String,

@@ -28,7 +28,7 @@ With --json: {text, prompt_token_ids, token_ids, finish_reason, timings, memory,
 adapter}. text is what was written, without the prompt; finish_reason is stop,
 length, or null after Ctrl-C.")]
 pub struct Run {
-    /// A Hugging Face folder, a .gguf or .safetensors file [default: the embedded storyteller]
+    /// A Hugging Face folder, a .gguf or .safetensors file, hf:owner/repo [default: the embedded storyteller]
     model: Option<String>,
     /// How the text begins, or what to answer; `-` reads it from stdin [default: "Once upon a time"]
     prompt: Option<String>,

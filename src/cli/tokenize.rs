@@ -21,7 +21,7 @@ Examples:
 Without TEXT and --file the text comes from stdin. With --json: {token_ids,
 pieces}, and with --decode {text, token_ids, pieces}.")]
 pub struct Tokenize {
-    /// A Hugging Face folder, a .gguf (of a vocabulary only will do), a tokenizer.json, or `embedded`
+    /// A Hugging Face folder, a .gguf (of a vocabulary only will do), a tokenizer.json, hf:owner/repo, or `embedded`
     model: String,
     /// The text
     text: Option<String>,

@@ -138,6 +138,46 @@ fn tokens(text: &str) -> Value {
     json(&["tokenize", "embedded", text])["token_ids"].clone()
 }
 
+/// A random model of 96 words whose chat template is nothing but roles and contents.
+fn chat_model() -> String {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("chat-model");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(Path::new(&fixture("llama")).join(name), folder.join(name)).expect("a fixture");
+    }
+    let roles = [("system", 93), ("user", 94), ("assistant", 95)].map(|(role, id)| (role.to_owned(), id));
+    let vocab: std::collections::BTreeMap<String, u32> =
+        (0..93).map(|id| (format!("w{id}"), id)).chain(roles).collect();
+    let tokenizer = serde_json::json!({
+        "version": "1.0", "added_tokens": [], "normalizer": null, "post_processor": null, "decoder": null,
+        "pre_tokenizer": { "type": "Whitespace" },
+        "model": { "type": "WordLevel", "vocab": vocab, "unk_token": "w0" },
+    });
+    let template = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}assistant";
+    let config = serde_json::json!({ "chat_template": template });
+    std::fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).expect("a file");
+    std::fs::write(folder.join("tokenizer_config.json"), config.to_string()).expect("a file");
+    folder.to_str().expect("UTF-8").to_owned()
+}
+
+#[test]
+fn a_chat_template_frames_the_prompt() {
+    let model = chat_model();
+    let run = |more: &[&str]| json(&[&["run", &model, "w5 w6", "--max-tokens", "2"][..], more].concat());
+    let prompt = |value: Value| value["prompt_token_ids"].clone();
+    assert_eq!(prompt(run(&[])), serde_json::json!([94, 5, 6, 95]));
+    assert_eq!(prompt(run(&["--system", "w7"])), serde_json::json!([93, 7, 94, 5, 6, 95]));
+    let raw = prompt(run(&["--raw"]));
+    assert!(raw.as_array().is_some_and(|ids| ids.ends_with(&[5.into(), 6.into()])), "{raw}");
+    // Old turns are forgotten when the context is full; a line that never fits ends it.
+    let chat = ["chat", &model, "--max-tokens", "3", "--context", "12", "--adapter", "cpu", "--json"];
+    let value = one_object(with_input(&mut halfbyte(&chat), "w1\nw2\nw3\nw4\n"));
+    let messages = value["messages"].as_array().expect("messages");
+    assert!(messages.len() < 8 && messages[messages.len() - 2]["content"] == "w4", "{value}");
+    let output = with_input(&mut halfbyte(&chat), &"w1 ".repeat(20));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
+
 #[test]
 fn chat_takes_turns() {
     let mut command =
@@ -315,7 +355,9 @@ fn a_reader_that_leaves_is_no_error() {
 
 #[test]
 fn every_command_has_an_example() {
-    for command in ["run", "chat", "logits", "perplexity", "tokenize", "verify", "adapters"] {
+    for command in
+        ["run", "chat", "logits", "perplexity", "tokenize", "inspect", "verify", "adapters", "bench"]
+    {
         let output = run(&[command, "--help"]);
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.contains("Example"), "{text}");

@@ -1,6 +1,7 @@
 //! One integration binary: links once, runs everything.
 
 mod adapters;
+#[cfg(feature = "cli")]
 mod cli;
 mod golden;
 #[cfg(feature = "hub")]
