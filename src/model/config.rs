@@ -113,8 +113,9 @@ impl ModelConfig {
                 return Err(Error::unsupported(name).file(file).expected("a multiple of 4").found(size));
             }
         }
-        if !self.head_dim.is_multiple_of(2) || self.head_dim > 512 {
-            let expected = "an even number up to 512";
+        // The cache stores fours, and attention gives each four columns a lane of its 64.
+        if !self.head_dim.is_multiple_of(4) || self.head_dim > 256 {
+            let expected = "a multiple of 4 up to 256";
             return Err(Error::unsupported("head_dim").file(file).expected(expected).found(self.head_dim));
         }
         let width = self.heads.saturating_mul(self.head_dim);

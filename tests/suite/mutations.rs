@@ -2,7 +2,7 @@
 
 use halfbyte::gpu::link::{PARTS, part};
 use halfbyte::gpu::{Context, Options};
-use halfbyte::verify::verify_only;
+use halfbyte::verify::{Outcome, verify_only};
 use std::collections::{BTreeMap, HashSet};
 
 /// One change to one part, with the kernel and codec that must fail.
@@ -140,7 +140,10 @@ impl Mutation {
         let wanted = |name: &str, found: &str| name == *kernel && found == *codec;
         let outcomes = verify_only(&context, 3, wanted, |_| {}).await.map_err(|e| e.to_string())?;
         match outcomes.iter().find(|o| !o.pass) {
-            Some(outcome) => outcome.problem.clone().map_or(Ok(outcome.max_error), Err),
+            Some(Outcome { problem: Some(problem), .. }) if problem.contains("does not compile") => {
+                Err(problem.clone())
+            }
+            Some(outcome) => Ok(outcome.max_error),
             None if outcomes.is_empty() => Err("no such kernel or codec".into()),
             None => Err(format!("verify passes: {outcomes:?}")),
         }
