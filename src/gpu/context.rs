@@ -163,8 +163,9 @@ fn kind_name(kind: wgpu::DeviceType) -> &'static str {
     }
 }
 
-/// Discrete before integrated before software; Vulkan, Metal and DX12 before GL.
-fn rank(info: &wgpu::AdapterInfo) -> u32 {
+/// Discrete before integrated before software; Vulkan, Metal and DX12 before GL; with f16 before without.
+fn rank(adapter: &wgpu::Adapter) -> (u32, bool, bool) {
+    let info = adapter.get_info();
     let kind = match info.device_type {
         wgpu::DeviceType::DiscreteGpu => 0,
         wgpu::DeviceType::IntegratedGpu => 1,
@@ -172,7 +173,7 @@ fn rank(info: &wgpu::AdapterInfo) -> u32 {
         wgpu::DeviceType::Other => 3,
         wgpu::DeviceType::Cpu => 4,
     };
-    kind * 2 + u32::from(info.backend == wgpu::Backend::Gl)
+    (kind, info.backend == wgpu::Backend::Gl, !adapter.features().contains(wgpu::Features::SHADER_F16))
 }
 
 /// Adapters that can run compute shaders with the floor's limits, best first.
@@ -192,7 +193,7 @@ async fn usable(instance: &wgpu::Instance) -> Vec<wgpu::Adapter> {
             && a.limits().max_storage_buffers_per_shader_stage >= 8
             && a.get_info().backend != wgpu::Backend::Noop
     });
-    all.sort_by_key(|a| rank(&a.get_info()));
+    all.sort_by_key(rank);
     all
 }
 
