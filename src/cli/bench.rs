@@ -16,9 +16,8 @@ use std::time::Instant;
 const SCHEMA_VERSION: u32 = 1;
 
 /// Measure prefill and decode speed, against the copy bandwidth of the same adapter
-///
-/// Example: halfbyte bench model.gguf --runs 10 --json
 #[derive(Args)]
+#[command(after_help = "Example: halfbyte bench model.gguf --runs 10 --json")]
 pub struct Bench {
     /// Models, as for `run` [default: the embedded storyteller]
     models: Vec<String>,

@@ -9,9 +9,8 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 /// Show what a checkpoint holds: architecture, tokenizer, tensors, and whether it fits this adapter
-///
-/// Example: halfbyte inspect --sha256 model.gguf
 #[derive(Args)]
+#[command(after_help = "Example: halfbyte inspect --sha256 model.gguf")]
 pub struct Inspect {
     /// A Hugging Face folder, a .gguf or .safetensors file, hf:owner/repo [default: the embedded storyteller]
     model: Option<String>,

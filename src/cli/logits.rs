@@ -1,7 +1,7 @@
 //! `halfbyte logits`: what a model thinks comes next.
 
 use super::writing::Lora;
-use super::{Common, note, open_model, print_json, progress_bar, show};
+use super::{Common, about, note, open_model, print_json, progress_bar, show};
 use anyhow::{Result, bail};
 use clap::Args;
 use halfbyte::Model;
@@ -51,7 +51,9 @@ impl Logits {
         let device = self.common.device().await?;
         let bar = progress_bar("loading", self.common.json);
         let options = LoadOptions { adapters, ..self.common.load_options(Precision::F32) };
-        let model = Model::load(&device, &checkpoint, &options, show(&bar)).await?;
+        let model = Model::load(&device, &checkpoint, &options, show(&bar))
+            .await
+            .map_err(|e| about(&self.model, e))?;
         bar.finish_and_clear();
 
         let mut report = Report { logits: Vec::new(), argmax: Vec::new() };

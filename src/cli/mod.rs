@@ -184,10 +184,16 @@ const EMBEDDED: &str = "embedded";
 /// What MODEL may be.
 const MODELS: &str = "a Hugging Face folder, a .gguf or .safetensors file, hf:owner/repo, or `embedded`";
 
-/// An error that says which of the user's files it is about.
+/// An error that says which of the user's files it is about, where files are what it is about.
 pub fn about(path: &str, error: Error) -> anyhow::Error {
-    let told = error.to_string().contains(path);
-    if told { error.into() } else { anyhow::Error::from(error).context(path.to_owned()) }
+    let of_files =
+        matches!(error, Error::Corrupt(_) | Error::Unsupported(_) | Error::Missing(_) | Error::Io { .. });
+    let name = Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or(path);
+    if !of_files || error.to_string().contains(name) {
+        error.into()
+    } else {
+        anyhow::Error::from(error).context(path.to_owned())
+    }
 }
 
 /// Opens MODEL: nothing or `embedded` for the embedded one, a folder, a file, a repository of the hub.

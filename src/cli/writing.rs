@@ -94,7 +94,8 @@ pub async fn load(
     let device = common.device().await?;
     let bar = progress_bar("loading", common.json);
     let options = LoadOptions { adapters, ..common.load_options(precision) };
-    let session = Session::load(&device, &checkpoint, &options, show(&bar)).await?;
+    let session = Session::load(&device, &checkpoint, &options, show(&bar)).await;
+    let session = session.map_err(|e| about(model.unwrap_or("the embedded model"), e))?;
     bar.finish_and_clear();
     Ok((device, session))
 }
