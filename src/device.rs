@@ -123,7 +123,17 @@ impl Device {
                 let buffer = context.buffer(label, (rows * cols) as u64 * 4)?;
                 Storage::Gpu(Arc::new(GpuBuffer { buffer, context: context.clone() }))
             }
-            Device::Cpu => Storage::Cpu(Arc::new(Mutex::new(vec![0; rows * cols]))),
+            Device::Cpu => {
+                let mut words = Vec::new();
+                let reserved = rows.checked_mul(cols).map(|n| words.try_reserve_exact(n).map(|()| n));
+                let Some(Ok(count)) = reserved else {
+                    return Err(Error::OutOfMemory(format!(
+                        "no room for {label} of {rows} × {cols} numbers"
+                    )));
+                };
+                words.resize(count, 0);
+                Storage::Cpu(Arc::new(Mutex::new(words)))
+            }
         };
         Ok(Tensor { rows, cols, storage })
     }

@@ -235,7 +235,7 @@ pub async fn inspect(
     let totals = totals(&tensors);
     let context = options.context.unwrap_or(config.context.min(DEFAULT_CONTEXT));
     let element = if options.f32_cache { 4 } else { 2 };
-    let cache = (config.kv_rows() * context) as u64 * element;
+    let cache = (config.kv_rows() as u64).saturating_mul(context as u64).saturating_mul(element);
     let kv_bytes = cache * 2 * config.layers as u64;
     let wide = 2 * config.hidden + 2 * config.q_rows() + 2 * config.kv_rows() + 3 * config.ffn;
     let activation_bytes = ((PREFILL_CHUNK + 1) * wide + 33 * config.vocab) as u64 * 4;

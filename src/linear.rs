@@ -88,15 +88,18 @@ impl ScratchSize {
     }
 }
 
+/// `model.layers.0.mlp` and `up_proj` → `model.layers.0.mlp.up_proj`; the head has no parent.
+fn module_name(parent: &str, name: &str) -> String {
+    if parent.is_empty() { name.to_owned() } else { format!("{parent}.{name}") }
+}
+
 /// Whether two stored matrices can share one product.
 fn fusable(a: &StoredMatrix, b: &StoredMatrix) -> bool {
-    let plain_output = |m: &StoredMatrix| m.output == OutputTransform::None && m.bias.is_none();
-    let same_bias = a.bias.is_some() == b.bias.is_some();
     a.input == b.input
         && !matches!(a.input, InputTransform::Hadamard(_))
-        && (plain_output(a) || a.output == OutputTransform::None)
+        && a.output == OutputTransform::None
         && b.output == OutputTransform::None
-        && same_bias
+        && a.bias.is_some() == b.bias.is_some()
         && a.rows.is_multiple_of(TILE_ROWS)
 }
 
@@ -144,6 +147,11 @@ impl Linear {
         found.map(|s| s.rows.clone()).ok_or_else(|| Error::missing("module").tensor(name))
     }
 
+    /// Full names of the modules in here.
+    pub fn modules(&self, parent: &str) -> impl Iterator<Item = String> {
+        self.slices.iter().map(move |s| module_name(parent, &s.name))
+    }
+
     /// Adds a LoRA adapter's terms, one pair for each group that it touches: A stacked, B block by block.
     fn adapt(&mut self, device: &Device, parent: &str, adapter: &Adapter) -> Result<()> {
         for group in &mut self.groups {
@@ -153,7 +161,7 @@ impl Linear {
                 .slices
                 .iter()
                 .filter(inside)
-                .filter_map(|s| Some((s, adapter.modules.get(&format!("{parent}.{}", s.name))?)))
+                .filter_map(|s| Some((s, adapter.modules.get(&module_name(parent, &s.name))?)))
                 .collect();
             let rank: usize = touched.iter().map(|(_, t)| t.rank).sum();
             if rank == 0 {
@@ -202,8 +210,14 @@ impl Linear {
     /// The embedding's view of the layer: its one matrix, if rows can be gathered from it.
     pub fn table(&self) -> Result<Arc<Matrix>> {
         match self.groups.as_slice() {
-            [Group { matrix, input: Input::Direct, output: None, .. }] => Ok(matrix.clone()),
-            _ => Err(Error::unsupported("a transformed embedding").remedy("its rows cannot be gathered")),
+            [Group { matrix, input: Input::Direct, output: None, bias: None, adapters, .. }]
+                if adapters.is_empty() =>
+            {
+                Ok(matrix.clone())
+            }
+            _ => Err(Error::unsupported("an embedding with a transform, a bias or an adapter")
+                .tensor("model.embed_tokens")
+                .remedy("its rows cannot be gathered")),
         }
     }
 
@@ -254,8 +268,11 @@ impl Linear {
             match &group.output {
                 None => ops.push(main),
                 Some(side) => {
-                    // Through `mixed`, then the transform back into `wide`'s place and out; the bias joins last.
-                    ops.push(product(&group.matrix, input, mixed, 0, false));
+                    // The product goes through `mixed`; `wide` is free again and serves as scratch.
+                    if let Op::Product { out, offset, add, .. } = &mut main {
+                        (*out, *offset, *add) = (mixed.clone(), 0, false);
+                    }
+                    ops.push(main);
                     ops.push(transformed(hadamard(side, false, mixed, out, group.first_row, add), wide));
                 }
             }

@@ -5,6 +5,9 @@ use crate::device::{Matrix, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::{Cache, Heads, Op, STEP_HEADER, Step};
 
+/// What an argmax gives where there is a NaN.
+pub const NO_TOKEN: u32 = u32::MAX;
+
 /// Runs ops one after the other.
 pub fn run(ops: &[Op], step_tensor: &Tensor, step: &Step) -> Result<()> {
     for op in ops {
@@ -116,8 +119,11 @@ fn run_op(op: &Op, step_tensor: &Tensor, step: &Step) -> Result<()> {
     Ok(())
 }
 
-/// The lowest index of the largest value.
+/// The lowest index of the largest value; [`NO_TOKEN`] if one is not a number.
 pub fn argmax(values: &[f32]) -> u32 {
+    if values.iter().any(|v| v.is_nan()) {
+        return NO_TOKEN;
+    }
     let mut best = 0;
     for (i, v) in values.iter().enumerate() {
         if *v > values[best] {

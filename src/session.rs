@@ -26,6 +26,7 @@ pub struct Session {
     /// How it wants conversations written, if it says.
     pub template: Option<ChatTemplate>,
     cached: Vec<u32>,
+    runs: u64, // of the model when `cached` was true
 }
 
 /// How to generate.
@@ -60,6 +61,7 @@ pub struct Generation<'a> {
     decoder: Decoder,
     max_tokens: usize,
     started: bool,
+    chosen_on_device: bool, // the last token is where the next step reads it
     finished: Option<FinishReason>,
     prefilled: usize,
     prefill_time: Duration,
@@ -92,7 +94,7 @@ impl Session {
     ) -> Result<Self> {
         let (tokenizer, template) = Tokenizer::from_checkpoint(checkpoint).await?;
         let model = Model::load(device, checkpoint, options, progress).await?;
-        Ok(Self { model, tokenizer, template, cached: Vec::new() })
+        Ok(Self { model, tokenizer, template, cached: Vec::new(), runs: 0 })
     }
 
     /// Opens a model file or folder on the best device there is.
@@ -136,6 +138,7 @@ impl Session {
             prompt,
             tokens: Vec::new(),
             started: false,
+            chosen_on_device: false,
             finished: None,
             prefilled: 0,
             prefill_time: Duration::ZERO,
@@ -234,19 +237,28 @@ impl Generation<'_> {
     async fn prefill(&mut self) -> Result<u32> {
         let start = Instant::now();
         let session = &mut *self.session;
+        // Somebody else has used the cache, or the keys in it were rotated for another length.
+        let longest = session.cached.len().max(self.prompt.len());
+        if session.runs != session.model.runs() || session.model.config.turns_with_length(longest) {
+            session.cached.clear();
+        }
         let same = session.cached.iter().zip(&self.prompt).take_while(|(a, b)| a == b).count();
         let kept = same.min(self.prompt.len() - 1);
         session.cached.truncate(kept);
         let chosen = session.model.prefill(kept, &self.prompt[kept..], |_| {}).await?;
         session.cached.extend(&self.prompt[kept..]);
+        session.runs = session.model.runs();
         self.prefilled = self.prompt.len() - kept;
         self.prefill_time = start.elapsed();
+        let token = if self.sampler.is_greedy() {
+            chosen
+        } else {
+            let logits = session.model.logits().await?;
+            self.sample(logits)?
+        };
         self.started = true;
-        if self.sampler.is_greedy() {
-            return Ok(chosen);
-        }
-        let logits = session.model.logits().await?;
-        self.sample(logits)
+        self.chosen_on_device = self.sampler.is_greedy();
+        Ok(token)
     }
 
     /// Runs the last token and picks the next.
@@ -255,16 +267,19 @@ impl Generation<'_> {
         let last = *self.tokens.last().ok_or_else(|| Error::invalid("nothing to continue"))?;
         let position = self.session.cached.len();
         let model = &self.session.model;
+        // False while a step is under way: if this future is dropped, the device may be a token ahead.
+        let on_device = std::mem::replace(&mut self.chosen_on_device, false);
         let next = if self.sampler.is_greedy() {
             // The device chose the last token itself: nothing but the position goes up, 4 bytes come back.
-            let next = model.decode(position, Tokens::Chosen).await?;
-            self.session.cached.push(last);
-            next
+            let tokens = if on_device { Tokens::Chosen } else { Tokens::Given(vec![last]) };
+            model.decode(position, tokens).await?
         } else {
             let logits = model.decode_logits(position, last).await?;
-            self.session.cached.push(last);
             self.sample(logits)?
         };
+        self.session.cached.push(last);
+        self.session.runs = self.session.model.runs();
+        self.chosen_on_device = self.sampler.is_greedy();
         self.decoded += 1;
         self.decode_time += start.elapsed();
         Ok(next)

@@ -7,6 +7,7 @@ use crate::gpu::kernels::HEAD_DIMS;
 use crate::ops::{Cache, Heads, Op, Rows, STEP_HEADER, Step, Tokens, Transform};
 use crate::quant::hadamard::{Plan, sizes};
 use crate::quant::{CODECS, Codec, Kind, Shape};
+use crate::reference::NO_TOKEN;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -374,6 +375,17 @@ async fn swiglu(bench: &mut Bench) -> Result<f64> {
 }
 
 async fn argmax(bench: &mut Bench) -> Result<f64> {
+    let mut values = bench.values(300);
+    values[299] = f32::NAN;
+    let logits = bench.twin(1, 300, bytemuck::cast_slice(&values))?;
+    let build = |half: &dyn Fn(&Twin) -> Tensor, side: Side| Op::Argmax {
+        logits: half(&logits),
+        step: if side == Side::Gpu { bench.step.gpu.clone() } else { bench.step.cpu.clone() },
+    };
+    bench.compare(&step(0, 1, |_| 0), 0, &logits, &build).await?;
+    if bench.gpu.read_words(&bench.step.gpu, STEP_HEADER, 1).await? != [NO_TOKEN] {
+        return Err(Error::Gpu("argmax did not notice a NaN".into()));
+    }
     for (width, equals) in [(1, vec![0]), (1000, vec![999]), (5000, vec![4097, 300, 4999])] {
         let mut values = bench.values(width);
         equals.iter().for_each(|&i| values[i] = 2.0);

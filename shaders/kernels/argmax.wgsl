@@ -1,4 +1,5 @@
-// The token of the largest logit, the lowest of equals, goes where the next step reads it.
+// The token of the largest logit, the lowest of equals, goes where the next step reads it; 0xffffffff if a logit
+// is not a number (told by its bits: compilers may assume that there is none).
 // x: logits of one row.
 
 struct Argmax {
@@ -11,12 +12,20 @@ struct Argmax {
 
 var<workgroup> best: array<f32, LANES>;
 var<workgroup> best_at: array<u32, LANES>;
+var<workgroup> broken: atomic<u32>;
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(local_invocation_id) lane: vec3<u32>) {
+    if (lane.x == 0u) {
+        atomicStore(&broken, 0u);
+    }
+    workgroupBarrier();
     var value = -3.4e38;
     var at = 0u;
     for (var i = lane.x; i < P.width; i += LANES) {
+        if ((bitcast<u32>(x[i]) & 0x7fffffffu) > 0x7f800000u) {
+            atomicStore(&broken, 1u);
+        }
         if (x[i] > value) {
             value = x[i];
             at = i;
@@ -37,6 +46,6 @@ fn main(@builtin(local_invocation_id) lane: vec3<u32>) {
         workgroupBarrier();
     }
     if (lane.x == 0u) {
-        chosen[P.slot] = best_at[0];
+        chosen[P.slot] = select(best_at[0], 0xffffffffu, atomicLoad(&broken) == 1u);
     }
 }

@@ -1,46 +1,14 @@
 // y[t, row] (+)= Σ_k W[row, k]·x[t, k] + bias[row] for many tokens: 32 rows × 32 tokens a workgroup, every
 // weight tile decoded once into workgroup memory; each of 8 × 8 lanes sums 4 rows × 4 tokens.
 // x: [tokens, cols], y: [tokens, rows of the whole layer].
-// requires: codec, lib/product.wgsl, lib/step.wgsl
-
-@group(0) @binding(4) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read_write> y: array<f32>;
-@group(0) @binding(7) var<storage, read> permutation: array<u32>;
-@group(0) @binding(8) var<storage, read> bias: array<f32>;
+// requires: codec, lib/product.wgsl, lib/product_io.wgsl, lib/step.wgsl
 
 const STRIDE: u32 = 9u; // vec4s between rows of a tile: 8 and one to spread the banks
 var<workgroup> w_tile: array<vec4<f32>, 32u * STRIDE>;
 var<workgroup> x_tile: array<vec4<f32>, 32u * STRIDE>;
 
-fn x_at(token: u32, k: u32) -> f32 {
-    return x[token * P.x_stride + k / 4u][k & 3u];
-}
-
-// x[4j .. 4j + 3], zero beyond the columns and the tokens.
-fn x4(token: u32, j: u32) -> vec4<f32> {
-    if (4u * j >= P.cols || token >= step[COUNT]) {
-        return vec4(0.0);
-    }
-    if (PERMUTED) {
-        return vec4(x_at(token, permutation[4u * j]), x_at(token, permutation[4u * j + 1u]),
-                    x_at(token, permutation[4u * j + 2u]), x_at(token, permutation[4u * j + 3u]));
-    }
-    return x[token * P.x_stride + j];
-}
-
-fn store(token: u32, row: u32, sum: f32) {
-    if (row >= P.rows || token >= step[COUNT]) {
-        return;
-    }
-    let at = token * P.y_stride + P.y_offset + row;
-    var value = sum;
-    if (BIASED) {
-        value += bias[row];
-    }
-    if (ADD) {
-        value += y[at];
-    }
-    y[at] = value;
+fn token_limit() -> u32 {
+    return step[COUNT];
 }
 
 fn dot4(w: vec4<f32>, x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>) -> vec4<f32> {

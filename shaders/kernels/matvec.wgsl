@@ -1,43 +1,12 @@
 // y[t, row] (+)= Σ_k W[row, k]·x[t, k] + bias[row]: a lane owns TILES rows, 32 apart; SPLIT lanes share a row.
 // x: [tokens, cols], y: [tokens, rows of the whole layer]; one token an id.y of the grid.
-// requires: codec, lib/product.wgsl
-
-@group(0) @binding(4) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read_write> y: array<f32>;
-@group(0) @binding(7) var<storage, read> permutation: array<u32>;
-@group(0) @binding(8) var<storage, read> bias: array<f32>;
+// requires: codec, lib/product.wgsl, lib/product_io.wgsl
 
 var<workgroup> partial: array<vec4<f32>, 32u * SPLIT>;
 
-fn x_at(token: u32, k: u32) -> f32 {
-    return x[token * P.x_stride + k / 4u][k & 3u];
-}
-
-// x[4j .. 4j + 3], zero beyond the columns.
-fn x4(token: u32, j: u32) -> vec4<f32> {
-    if (4u * j >= P.cols) {
-        return vec4(0.0);
-    }
-    if (PERMUTED) {
-        return vec4(x_at(token, permutation[4u * j]), x_at(token, permutation[4u * j + 1u]),
-                    x_at(token, permutation[4u * j + 2u]), x_at(token, permutation[4u * j + 3u]));
-    }
-    return x[token * P.x_stride + j];
-}
-
-fn store(token: u32, row: u32, sum: f32) {
-    if (row >= P.rows) {
-        return;
-    }
-    let at = token * P.y_stride + P.y_offset + row;
-    var value = sum;
-    if (BIASED) {
-        value += bias[row];
-    }
-    if (ADD) {
-        value += y[at];
-    }
-    y[at] = value;
+// The grid has a workgroup a token, no more.
+fn token_limit() -> u32 {
+    return 0xffffffffu;
 }
 
 @compute @workgroup_size(32, SPLIT)

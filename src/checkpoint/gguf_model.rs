@@ -3,7 +3,7 @@
 
 use super::gguf::Metadata;
 use crate::error::{Error, Result};
-use crate::model::{ModelConfig, Rope, RopeScaling};
+use crate::model::{ARCHITECTURES, ModelConfig, Rope, RopeScaling};
 
 /// llama.cpp's name of a tensor of the Llama family → Hugging Face's; others stay as they are.
 pub fn hugging_face_name(name: &str) -> String {
@@ -43,10 +43,11 @@ pub fn config(
     factors: Option<Vec<f32>>,
 ) -> Result<ModelConfig> {
     let arch = metadata.architecture()?;
-    if !matches!(arch, "llama" | "qwen2" | "qwen3") {
+    if !ARCHITECTURES.iter().any(|a| a.gguf == Some(arch)) {
+        let known: Vec<&str> = ARCHITECTURES.iter().filter_map(|a| a.gguf).collect();
         return Err(Error::unsupported(format!("architecture {arch}"))
             .file(&metadata.file)
-            .expected("llama, qwen2 or qwen3"));
+            .expected(known.join(", ")));
     }
     if metadata.unsigned("split.count")?.is_some_and(|n| n > 1) {
         return Err(Error::unsupported("a GGUF split in several files")

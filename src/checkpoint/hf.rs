@@ -7,7 +7,7 @@ use super::Files;
 use super::safetensors;
 use super::tensor::Tensors;
 use crate::error::{Error, Result};
-use crate::model::{ModelConfig, Rope, RopeScaling};
+use crate::model::{ARCHITECTURES, ModelConfig, Rope, RopeScaling};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
@@ -100,26 +100,18 @@ pub fn parse_config(config: &[u8], generation: Option<&[u8]>) -> Result<ModelCon
     model_config(&config, generation.as_ref())
 }
 
-/// The architectures that are read, by `model_type` and by class name.
-const ARCHITECTURES: &[(&str, &str)] = &[
-    ("llama", "LlamaForCausalLM"),
-    ("mistral", "MistralForCausalLM"),
-    ("qwen2", "Qwen2ForCausalLM"),
-    ("qwen3", "Qwen3ForCausalLM"),
-];
-
 fn architecture(keys: &Keys) -> Result<&'static str> {
     let class = keys.get("architectures").and_then(|v| v.get(0)).and_then(Value::as_str);
     let model_type = keys.text("model_type")?;
     let Some(name) = model_type.or(class) else {
         return Err(Error::missing("missing model_type").file(keys.file));
     };
-    let known = ARCHITECTURES.iter().find(|(ty, class)| *ty == name || class.eq_ignore_ascii_case(name));
+    let known = ARCHITECTURES.iter().find(|a| a.name == name || a.class.eq_ignore_ascii_case(name));
     match known {
         // `model_type` llama with a head of another kind (a classifier, a reward model) generates no text.
-        Some((ty, causal)) if class.is_none_or(|c| c.eq_ignore_ascii_case(causal)) => Ok(ty),
+        Some(known) if class.is_none_or(|c| c.eq_ignore_ascii_case(known.class)) => Ok(known.name),
         _ => {
-            let names: Vec<&str> = ARCHITECTURES.iter().map(|(_, class)| *class).collect();
+            let names: Vec<&str> = ARCHITECTURES.iter().map(|a| a.class).collect();
             Err(Error::unsupported(format!("architecture {}", class.unwrap_or(name)))
                 .file(keys.file)
                 .expected(names.join(", ")))

@@ -320,7 +320,7 @@ impl Context {
         let (device, queue) = adapter
             .request_device(&descriptor)
             .await
-            .map_err(|e| Error::AdapterMissing(format!("{} refused: {e}", adapter.get_info().name)))?;
+            .map_err(|e| Error::Gpu(format!("{} refused: {e}", adapter.get_info().name)))?;
         Ok(Self::new(device, queue, report(index, &adapter, options), options))
     }
 
@@ -429,6 +429,7 @@ impl Context {
         }
         let total = self.shared.allocated.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if let Some(budget) = capabilities.memory_budget.filter(|&b| total > b) {
+            self.release(bytes);
             return Err(Error::OutOfMemory(format!(
                 "{label} would bring GPU memory to {total} bytes, the limit is {budget}; \
                  take a smaller model or a smaller --context"
@@ -440,7 +441,7 @@ impl Context {
             usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        self.check()?;
+        self.check().inspect_err(|_| self.release(bytes))?;
         Ok(buffer)
     }
 

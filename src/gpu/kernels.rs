@@ -106,7 +106,7 @@ impl ProductSlots {
         let mut module = codec_module("matvec", codec);
         module.constants.extend(self.constants());
         module.constants.extend([("TILES", Constant::U32(tiles)), ("SPLIT", Constant::U32(split))]);
-        module.parts.push("kernels/matvec.wgsl");
+        module.parts.extend(["lib/product_io.wgsl", "kernels/matvec.wgsl"]);
         module
     }
 
@@ -114,7 +114,7 @@ impl ProductSlots {
         let mut module = codec_module("matmul", codec);
         module.constants.extend(self.constants());
         module.constants.push(("COUNT", count_slot(self.rows).into()));
-        module.parts.extend(["lib/step.wgsl", "kernels/matmul.wgsl"]);
+        module.parts.extend(["lib/product_io.wgsl", "lib/step.wgsl", "kernels/matmul.wgsl"]);
         module
     }
 }

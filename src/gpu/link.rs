@@ -42,6 +42,7 @@ parts![
     "lib/cache_f16.wgsl",
     "lib/cache_f32.wgsl",
     "lib/product.wgsl",
+    "lib/product_io.wgsl",
     "lib/reduce_subgroup.wgsl",
     "lib/reduce_workgroup.wgsl",
     "lib/step.wgsl",
@@ -82,8 +83,6 @@ pub enum Constant {
     U32(u32),
     /// `bool`
     Bool(bool),
-    /// `f32`
-    F32(f32),
 }
 
 impl From<u32> for Constant {
@@ -95,12 +94,6 @@ impl From<u32> for Constant {
 impl From<bool> for Constant {
     fn from(value: bool) -> Self {
         Constant::Bool(value)
-    }
-}
-
-impl From<f32> for Constant {
-    fn from(value: f32) -> Self {
-        Constant::F32(value)
     }
 }
 
@@ -137,7 +130,6 @@ pub fn link(module: &Module, dialect: Dialect, overrides: &BTreeMap<String, Stri
         let _ = match value {
             Constant::U32(v) => writeln!(text, "const {name}: u32 = {v}u;"),
             Constant::Bool(v) => writeln!(text, "const {name}: bool = {v};"),
-            Constant::F32(v) => writeln!(text, "const {name}: f32 = {v:e}f;"),
         };
     }
     let mut files = vec![(1, "header")];

@@ -134,7 +134,33 @@ impl ModelConfig {
         if !(self.rope.theta.is_finite() && self.rope.theta > 0.0) {
             return invalid(format!("invalid rope_theta {}", self.rope.theta));
         }
+        let sound = match &self.rope.scaling {
+            RopeScaling::None => true,
+            RopeScaling::Linear { factor } => factor.is_finite() && *factor > 0.0,
+            RopeScaling::Llama3 { factor, low, high, original } => {
+                factor.is_finite()
+                    && *factor > 0.0
+                    && low.is_finite()
+                    && high.is_finite()
+                    && high > low
+                    && *original > 0
+            }
+            RopeScaling::Dynamic { factor, original } => {
+                factor.is_finite() && *factor >= 1.0 && *original > 0 && self.head_dim > 2
+            }
+            RopeScaling::Factors(factors) => {
+                factors.len() == self.head_dim / 2 && factors.iter().all(|f| f.is_finite() && *f > 0.0)
+            }
+        };
+        if !sound {
+            return invalid(format!("invalid RoPE scaling {:?}", self.rope.scaling));
+        }
         Ok(())
+    }
+
+    /// Whether rotations of a text of `length` positions differ from those of a shorter one (dynamic RoPE).
+    pub fn turns_with_length(&self, length: usize) -> bool {
+        matches!(self.rope.scaling, RopeScaling::Dynamic { original, .. } if length > original)
     }
 
     /// Rows of q: all query heads.

@@ -12,15 +12,68 @@ use crate::device::{Device, Recording, Tensor};
 use crate::error::{Error, Result};
 use crate::linear::{Linear, ScratchSize};
 use crate::ops::{Cache, Op, Rows, STEP_HEADER, Step, Tokens};
+use crate::reference::NO_TOKEN;
 use llama::{Activations, Layer};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Architectures that run, by the name that readers give them.
-pub static ARCHITECTURES: &[&str] = &["llama", "mistral", "qwen2", "qwen3"];
+/// What tells the models of the family apart, for readers and tokenizers.
+#[derive(Debug)]
+pub struct Architecture {
+    /// `model_type` in `config.json`, and [`ModelConfig::architecture`].
+    pub name: &'static str,
+    /// The class that `architectures` in `config.json` names.
+    pub class: &'static str,
+    /// `general.architecture` of a GGUF file, if it has one of its own.
+    pub gguf: Option<&'static str>,
+    /// A tokenizer that does not say puts BOS before a text.
+    pub adds_bos: bool,
+    /// q and k have a norm each head.
+    pub qk_norms: bool,
+}
+
+/// Architectures that run.
+pub static ARCHITECTURES: &[Architecture] = &[
+    Architecture {
+        name: "llama",
+        class: "LlamaForCausalLM",
+        gguf: Some("llama"),
+        adds_bos: true,
+        qk_norms: false,
+    },
+    Architecture {
+        name: "mistral",
+        class: "MistralForCausalLM",
+        gguf: None,
+        adds_bos: true,
+        qk_norms: false,
+    },
+    Architecture {
+        name: "qwen2",
+        class: "Qwen2ForCausalLM",
+        gguf: Some("qwen2"),
+        adds_bos: false,
+        qk_norms: false,
+    },
+    Architecture {
+        name: "qwen3",
+        class: "Qwen3ForCausalLM",
+        gguf: Some("qwen3"),
+        adds_bos: false,
+        qk_norms: true,
+    },
+];
+
+/// The entry of a configuration's architecture.
+pub fn architecture(config: &ModelConfig) -> Option<&'static Architecture> {
+    ARCHITECTURES.iter().find(|a| a.name == config.architecture)
+}
 
 /// Tokens of one prefill step.
 pub const PREFILL_CHUNK: usize = 128;
 /// Rows that the head works on at once when every position's logits are wanted.
 const HEAD_BLOCK: usize = 32;
+/// Positions whose rotations are computed at once.
+const ROTATION_BLOCK: usize = 4096;
 /// Positions of the cache unless the caller says otherwise.
 pub const DEFAULT_CONTEXT: usize = 2048;
 
@@ -76,6 +129,10 @@ pub struct Model {
     /// Bytes in use.
     pub memory: Memory,
     device: Device,
+    /// Steps so far: whoever remembers what the cache holds can tell whether somebody else has used it since.
+    runs: AtomicU64,
+    /// Dynamic RoPE has overwritten rotations of the original length.
+    turned: AtomicBool,
     step: Tensor,
     rotations: Tensor,
     logits: Tensor,
@@ -133,7 +190,15 @@ impl Loader<'_> {
         Ok(Layer {
             attention_norm: self.vector(&format!("{layer}.input_layernorm.weight"), config.hidden).await?,
             wqkv: self.linear(&attention, &["q_proj", "k_proj", "v_proj"]).await?,
-            qk_norms: q_norm.zip(k_norm).map(|(q, k)| [q, k]),
+            qk_norms: match (q_norm, k_norm) {
+                (Some(q), Some(k)) => Some([q, k]),
+                (None, None) if !architecture(config).is_some_and(|a| a.qk_norms) => None,
+                (q, _) => {
+                    let which = if q.is_none() { "q_norm" } else { "k_norm" };
+                    let name = format!("{attention}.{which}.weight");
+                    return Err(Error::missing(format!("missing tensor {name}")).file(self.checkpoint.name()));
+                }
+            },
             wo: self.linear(&attention, &["o_proj"]).await?,
             ffn_norm: self.vector(&format!("{layer}.post_attention_layernorm.weight"), config.hidden).await?,
             gate_up: self.linear(&mlp, &["gate_proj", "up_proj"]).await?,
@@ -216,6 +281,24 @@ impl Model {
             None => None,
         };
         let disk = loader.disk;
+        let mut modules: Vec<String> = embedding.modules("model").collect();
+        modules.extend(own_head.iter().flat_map(|head| head.modules("")));
+        for (i, l) in layers.iter().enumerate() {
+            for (part, linear) in
+                [("self_attn", &l.wqkv), ("self_attn", &l.wo), ("mlp", &l.gate_up), ("mlp", &l.down)]
+            {
+                modules.extend(linear.modules(&format!("model.layers.{i}.{part}")));
+            }
+        }
+        for adapter in &options.adapters {
+            if let Some(unknown) = adapter.modules.keys().find(|name| !modules.contains(name)) {
+                return Err(Error::invalid(format!(
+                    "the adapter changes {unknown}, which the model does not have"
+                ))
+                .file("adapter_model.safetensors")
+                .remedy("use the adapter with the base model that it was trained on"));
+            }
+        }
         let head = own_head.as_ref().unwrap_or(&embedding);
 
         let linears = |l: &Layer| [&l.wqkv, &l.wo, &l.gate_up, &l.down].map(|l| (l.scratch(), l.bytes()));
@@ -263,6 +346,8 @@ impl Model {
             head: device.record(&step, every).await?,
             memory: Memory { weights_bytes_disk: disk, weights_bytes_gpu: weights, kv_bytes },
             device: device.clone(),
+            runs: AtomicU64::new(0),
+            turned: AtomicBool::new(false),
             config,
             context,
             step,
@@ -282,6 +367,11 @@ impl Model {
         &self.device
     }
 
+    /// Prefills, decode steps and whole texts run so far.
+    pub fn runs(&self) -> u64 {
+        self.runs.load(Ordering::Relaxed)
+    }
+
     /// Dispatches of one decode step, and of one prefill step.
     pub fn dispatches(&self) -> (usize, usize) {
         (self.decode.dispatches(), self.prefill.dispatches())
@@ -294,8 +384,11 @@ impl Model {
 
     /// Writes rotations of positions `first..first + count` for a text of `length` positions.
     fn rotate(&self, first: usize, count: usize, length: usize) {
-        let rows = rope::rotations(&rope::frequencies(&self.config, length), first, count);
-        self.device.write(&self.rotations, first * self.config.head_dim, bytemuck::cast_slice(&rows));
+        let frequencies = rope::frequencies(&self.config, length);
+        for start in (first..first + count).step_by(ROTATION_BLOCK) {
+            let rows = rope::rotations(&frequencies, start, ROTATION_BLOCK.min(first + count - start));
+            self.device.write(&self.rotations, start * self.config.head_dim, bytemuck::cast_slice(&rows));
+        }
     }
 
     /// Checks tokens and makes room for them: dynamic RoPE turns with the length of the text.
@@ -312,9 +405,11 @@ impl Model {
         if tokens.is_empty() {
             return Err(Error::invalid("no tokens").remedy("give at least one token"));
         }
-        if matches!(self.config.rope.scaling, RopeScaling::Dynamic { .. }) {
+        if self.config.turns_with_length(end) || self.turned.load(Ordering::Relaxed) {
+            self.turned.store(true, Ordering::Relaxed);
             self.rotate(position, tokens.len(), end);
         }
+        self.runs.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -342,8 +437,9 @@ impl Model {
                 if last {
                     chosen = self.run_for_token(&self.prefill, &step).await?;
                 } else {
-                    // Read the chosen token too: it waits for the chunk, so that no submission grows too long.
-                    self.run_for_token(&self.body, &step).await?;
+                    // Reading anything back waits for the chunk, so that no submission grows too long.
+                    let nothing = (&self.step, 0, 1);
+                    self.device.run_and_read(&self.body, &self.step, &step, nothing).await?;
                 }
             }
             done += chunk.len();
@@ -355,7 +451,13 @@ impl Model {
     async fn run_for_token(&self, recording: &Recording, step: &Step) -> Result<u32> {
         let words =
             self.device.run_and_read(recording, &self.step, step, (&self.step, STEP_HEADER, 1)).await?;
-        words.first().copied().ok_or_else(|| Error::Gpu("nothing was read back".into()))
+        match words.first() {
+            Some(&NO_TOKEN) => Err(Error::corrupt("a logit is not a number").remedy(
+                "the weights are damaged, or a kernel is wrong on this adapter: try `halfbyte verify`",
+            )),
+            Some(&token) => Ok(token),
+            None => Err(Error::Gpu("nothing was read back".into())),
+        }
     }
 
     /// One decode step at `position`; returns the token of the largest logit.

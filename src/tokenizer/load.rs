@@ -5,7 +5,7 @@ use crate::chat::ChatTemplate;
 use crate::checkpoint::gguf::Metadata;
 use crate::checkpoint::{Checkpoint, TokenizerFiles};
 use crate::error::{Error, Result};
-use crate::model::ModelConfig;
+use crate::model::{ModelConfig, architecture};
 
 impl GgufVocab {
     /// The `tokenizer.*` keys of a GGUF file.
@@ -77,7 +77,7 @@ impl Tokenizer {
 
     fn fit(&mut self, config: &ModelConfig) -> Result<()> {
         if let Some(bos) = config.bos {
-            self.set_bos(bos, matches!(config.architecture.as_str(), "llama" | "mistral"));
+            self.set_bos(bos, architecture(config).is_some_and(|a| a.adds_bos));
         }
         config.eos.iter().for_each(|&id| self.add_eos(id));
         self.check_vocab(config.vocab)

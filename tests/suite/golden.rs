@@ -311,3 +311,34 @@ fn adapters_work_on_every_codec() {
         assert!(effect > 1e-3, "{name}: the adapter changes nothing ({effect:e})");
     }
 }
+
+#[test]
+fn no_part_of_an_adapter_is_ignored() {
+    use halfbyte::checkpoint::lora::LowRank;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/llama");
+    let checkpoint = pollster::block_on(Checkpoint::open(folder)).expect("llama");
+    let config = checkpoint.config().clone();
+    let logits = |module: &str, rows: usize| {
+        let term = LowRank {
+            rows,
+            cols: config.hidden,
+            rank: 1,
+            a: vec![0.1; config.hidden],
+            b: vec![0.5; rows],
+            scale: 2.0,
+        };
+        let adapters = vec![Adapter { modules: [(module.to_owned(), term)].into() }];
+        let options = LoadOptions { precision: Precision::F32, context: Some(8), adapters };
+        pollster::block_on(async {
+            let model = Model::load(&Device::Cpu, &checkpoint, &options, |_| {}).await?;
+            model.prefill(0, &[1, 2], |_| {}).await?;
+            model.logits().await
+        })
+    };
+    let q = logits("model.layers.0.self_attn.q_proj", config.q_rows()).expect("q_proj");
+    let head = logits("lm_head", config.vocab).expect("lm_head");
+    assert!(relative_error(&head, &q) > 1e-2, "the adapter of the head changes nothing");
+    let error =
+        logits("model.layers.99.self_attn.q_proj", config.q_rows()).expect_err("there is no such layer");
+    assert!(error.to_string().contains("model.layers.99.self_attn.q_proj"), "{error}");
+}

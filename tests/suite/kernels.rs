@@ -4,7 +4,7 @@ use crate::adapters::contexts;
 use halfbyte::gpu::kernels::all_modules;
 use halfbyte::gpu::link::{Dialect, link};
 use halfbyte::gpu::{Context, LimitSet, Options};
-use halfbyte::verify::{Outcome, verify};
+use halfbyte::verify::{Outcome, verify, verify_only};
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 use std::time::Instant;
@@ -49,4 +49,17 @@ fn kernels_equal_their_twins_on_the_floor() {
     let without = ["f16", "subgroups", "dot4"].map(String::from).to_vec();
     // With a real GPU's variants of the products, which a software adapter would not choose.
     assert_all_pass(&Options { limits: LimitSet::Floor, without, as_gpu: true, ..Options::default() });
+}
+
+#[test]
+fn products_with_a_matrix_in_parts_equal_their_twins() {
+    let context = contexts(&Options { max_binding: Some(1 << 17), ..Options::default() }).remove(0);
+    let codecs = ["f32", "f16", "int8 g64 zeros"];
+    let products =
+        |name: &str, codec: &str| matches!(name, "gather" | "matvec" | "matmul") && codecs.contains(&codec);
+    let outcomes =
+        pollster::block_on(verify_only(&context, seed(), products, |_| {})).expect("the device stays");
+    let failed: Vec<&Outcome> = outcomes.iter().filter(|o| !o.pass).collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+    assert_eq!(outcomes.len(), 3 * codecs.len());
 }

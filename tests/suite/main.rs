@@ -3,6 +3,7 @@
 mod adapters;
 #[cfg(feature = "cli")]
 mod cli;
+mod documents;
 mod golden;
 #[cfg(feature = "hub")]
 mod hub;

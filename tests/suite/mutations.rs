@@ -89,9 +89,10 @@ const MUTATIONS: &[Mutation] = &[
     mutation("kernels/hadamard_mix.wgsl", "minus == 1u", "minus == 0u", "hadamard", "8192"),
     mutation("kernels/hadamard_mix.wgsl", "k & 31u", "k & 15u", "hadamard", "11008"),
     mutation("kernels/matmul.wgsl", "w_tile[(lane.x + 24u)", "w_tile[(lane.x + 23u)", "matmul", "f32"),
-    mutation("kernels/matmul.wgsl", "bias[row]", "bias[row + 1u]", "matmul", "f32"),
-    mutation("kernels/matvec.wgsl", "permutation[4u * j + 3u]", "permutation[4u * j + 2u]", "matvec", "f32"),
-    mutation("kernels/matvec.wgsl", "bias[row]", "2.0 * bias[row]", "matvec", "f32"),
+    mutation("kernels/matmul.wgsl", "token + 8u", "token + 9u", "matmul", "f32"),
+    mutation("lib/product_io.wgsl", "P.first_row + row", "P.first_row + row + 1u", "matmul", "f32"),
+    mutation("kernels/matvec.wgsl", "let j = 8u * unit", "let j = 8u * unit + 1u", "matvec", "f32"),
+    mutation("lib/product_io.wgsl", "permutation[4u * j + 3u]", "permutation[4u * j + 2u]", "matvec", "f32"),
     mutation("kernels/rms_norm.wgsl", "+ P.eps", "- P.eps", "rms_norm", ""),
     mutation("kernels/rope.wgsl", "b * r.x + a * r.y", "b * r.x - a * r.y", "rope", "f32 cache"),
     mutation(
