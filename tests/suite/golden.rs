@@ -9,6 +9,7 @@ use halfbyte::model::{LoadOptions, Precision};
 use halfbyte::ops::Tokens;
 use halfbyte::perplexity::{documents, perplexity};
 use halfbyte::reference::argmax;
+use halfbyte::tokenizer::Tokenizer;
 use halfbyte::verify::relative_error;
 use halfbyte::{Device, Model};
 use serde_json::Value;
@@ -62,12 +63,13 @@ fn golden(folder: &Path) -> Golden {
             .map(|k| ids(&v[k]))
             .max_by_key(Vec::len)
             .unwrap_or_default(),
-        top: pairs(&v["last_logits_top8"]),
+        top: ["last_logits_top8", "top_logits_last"].iter().flat_map(|k| pairs(&v[k])).collect(),
         logits_after: floats(&v["logits_greedy_last"]),
     };
     let prompts: Vec<Prompt> = entries.into_iter().map(prompt).collect();
     assert!(!prompts.is_empty(), "{} has no prompts", folder.display());
-    let perplexity = json["ppl"]["ppl"].as_f64().or(json["sample_ppl"]["ppl"].as_f64());
+    let places = [&json["ppl"]["ppl"], &json["sample_ppl"]["ppl"], &json["sample"]["perplexity"]];
+    let perplexity = places.into_iter().find_map(Value::as_f64);
     Golden { prompts, perplexity }
 }
 
@@ -170,25 +172,33 @@ fn check(device: &Device, device_name: &str, case: &Case, within: Tolerance) {
             check_prompt(&model, prompt, within, &name).await;
         }
         let wanted = golden.perplexity.filter(|_| precision == Precision::F32);
-        if let (Some(wanted), Some(documents)) = (wanted, sample_documents(&model)) {
+        if let Some(wanted) = wanted
+            && let Some(documents) = sample_documents(&model)
+        {
             let found = perplexity(&model, &documents, |_| {}).await.expect("the documents run").perplexity;
             assert!((found / wanted - 1.0).abs() < 5e-5, "{name}: perplexity {found}, golden {wanted}");
         }
     });
 }
 
-/// The golden perplexity text in this vocabulary; tokenized once by the fixture's own tokenizer.
+/// The golden perplexity text of a model, told by its vocabulary, in its own tokens.
 fn sample_documents(model: &Model) -> Option<Vec<Vec<u32>>> {
-    let shared = shared("golden fixtures")?;
-    let folder = match model.config.vocab {
-        2048 => shared.join("models/tinystories-656k"),
-        512 => shared.join("models/stories260K-hf"),
-        _ => return None,
+    let (tokenizer, text) = match model.config.vocab {
+        4096 => (models().join("tale.gguf"), models().join("sample.txt")),
+        vocab => {
+            let shared = shared("golden perplexities")?;
+            let name = if vocab == 2048 { "tinystories-656k" } else { "stories260K-hf" };
+            (shared.join("models").join(name), shared.join("text/tinystories_sample.txt"))
+        }
     };
-    let json = std::fs::read(folder.join("tokenizer.json")).ok()?;
-    let tokenizer = halfbyte::tokenizer::Tokenizer::from_json(&json, None).ok()?;
-    let text = std::fs::read_to_string(shared.join("text/tinystories_sample.txt")).ok()?;
+    let tokenizer = pollster::block_on(Tokenizer::open(tokenizer)).expect("a tokenizer");
+    let text = std::fs::read_to_string(text).expect("the sample text");
     Some(documents(&tokenizer, &text, 512).expect("the sample is tokenized"))
+}
+
+/// The folder of the embedded model, with golden numbers of its own.
+fn models() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models")
 }
 
 /// A model, perhaps with an adapter, and what it must give.
@@ -246,8 +256,9 @@ const READABLE: [&str; 20] = [
 fn variants() -> Vec<Case> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
     let entries = std::fs::read_dir(folder).expect("tests/fixtures/models").flatten().map(|e| e.path());
-    let all: Vec<Case> = entries.filter(|p| p.join("golden.json").is_file()).map(Case::new).collect();
+    let mut all: Vec<Case> = entries.filter(|p| p.join("golden.json").is_file()).map(Case::new).collect();
     assert!(all.len() >= 16, "only {} variants", all.len());
+    all.push(Case::new(models()));
     all
 }
 
