@@ -291,10 +291,13 @@ fn choose(adapters: Vec<wgpu::Adapter>, choice: &AdapterChoice) -> Result<(usize
         )),
         None => {
             let list: Vec<String> = names.iter().enumerate().map(|(i, n)| format!("{i}: {n}")).collect();
-            Err(Error::AdapterMissing(format!(
-                "no adapter matches {choice:?}; there are {}",
-                list.join("; ")
-            )))
+            let wanted = match choice {
+                AdapterChoice::Best => String::new(),
+                AdapterChoice::Index(index) => index.to_string(),
+                AdapterChoice::Name(name) => format!("`{name}`"),
+            };
+            let list = list.join("; ");
+            Err(Error::AdapterMissing(format!("no adapter matches {wanted}; there are {list}")))
         }
     }
 }
