@@ -233,16 +233,17 @@ impl Linear {
     ) {
         let [wide, mixed] = &scratch.wide;
         for group in &self.groups {
-            let hadamard = |side: &HadamardSide, is_input: bool, x: &Tensor, out: &Tensor, offset, add| {
-                let signs = Some(side.signs.clone());
-                let (before, after) = if is_input { (signs, None) } else { (None, signs) };
-                let plan = side.transform.clone();
-                let (x, out, scratch) = (x.clone(), out.clone(), mixed.clone());
-                Op::Hadamard { rows, plan, x, before, after, scratch, out, offset, add }
-            };
+            let hadamard =
+                |side: &HadamardSide, is_input: bool, [x, scratch, out]: [&Tensor; 3], offset, add| {
+                    let signs = Some(side.signs.clone());
+                    let (before, after) = if is_input { (signs, None) } else { (None, signs) };
+                    let plan = side.transform.clone();
+                    let (x, scratch, out) = (x.clone(), scratch.clone(), out.clone());
+                    Op::Hadamard { rows, plan, x, before, after, scratch, out, offset, add }
+                };
             let input = match &group.input {
                 Input::Hadamard(side) => {
-                    ops.push(hadamard(side, true, x, wide, 0, false));
+                    ops.push(hadamard(side, true, [x, mixed, wide], 0, false));
                     wide
                 }
                 _ => x,
@@ -251,7 +252,24 @@ impl Linear {
                 Input::Permuted(permutation) => Some(permutation.clone()),
                 _ => None,
             };
-            let product = |matrix: &Arc<Matrix>, x: &Tensor, out: &Tensor, offset, add| Op::Product {
+            // Before an output transform the product goes to `mixed`, at its beginning.
+            let first = group.first_row;
+            let (target, offset, accumulate) =
+                if group.output.is_some() { (mixed, 0, false) } else { (out, first, add) };
+            ops.push(Op::Product {
+                rows,
+                matrix: group.matrix.clone(),
+                x: input.clone(),
+                permutation,
+                bias: group.bias.clone(),
+                out: target.clone(),
+                offset,
+                add: accumulate,
+            });
+            if let Some(side) = &group.output {
+                ops.push(hadamard(side, false, [mixed, wide, out], first, add));
+            }
+            let low_rank = |matrix: &Arc<Matrix>, x: &Tensor, out: &Tensor, offset, add| Op::Product {
                 rows,
                 matrix: matrix.clone(),
                 x: x.clone(),
@@ -261,35 +279,12 @@ impl Linear {
                 offset,
                 add,
             };
-            let mut main = product(&group.matrix, input, out, group.first_row, add);
-            if let Op::Product { permutation: p, bias, .. } = &mut main {
-                (*p, *bias) = (permutation, group.bias.clone());
-            }
-            match &group.output {
-                None => ops.push(main),
-                Some(side) => {
-                    // The product goes through `mixed`; `wide` is free again and serves as scratch.
-                    if let Op::Product { out, offset, add, .. } = &mut main {
-                        (*out, *offset, *add) = (mixed.clone(), 0, false);
-                    }
-                    ops.push(main);
-                    ops.push(transformed(hadamard(side, false, mixed, out, group.first_row, add), wide));
-                }
-            }
             for side in &group.adapters {
-                ops.push(product(&side.a, x, &scratch.low, 0, false));
-                ops.push(product(&side.b, &scratch.low, out, group.first_row, true));
+                ops.push(low_rank(&side.a, x, &scratch.low, 0, false));
+                ops.push(low_rank(&side.b, &scratch.low, out, first, true));
             }
         }
     }
-}
-
-/// The same transform with another scratch buffer.
-fn transformed(mut op: Op, with: &Tensor) -> Op {
-    if let Op::Hadamard { scratch, .. } = &mut op {
-        *scratch = with.clone();
-    }
-    op
 }
 
 impl Group {

@@ -8,7 +8,7 @@ var<workgroup> w_tile: array<vec4<f32>, 32u * STRIDE>;
 var<workgroup> x_tile: array<vec4<f32>, 32u * STRIDE>;
 
 fn token_limit() -> u32 {
-    return step[COUNT];
+    return step[select(TOKENS, HEAD_ROWS, HEAD)];
 }
 
 fn dot4(w: vec4<f32>, x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>) -> vec4<f32> {

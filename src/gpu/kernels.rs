@@ -42,20 +42,12 @@ const LANES: u32 = 64;
 
 /// The parts and constants of a product or gather with this codec.
 pub(crate) fn codec_module(kernel: &'static str, codec: &dyn Codec) -> Module {
-    let family = codec.family();
-    let file = codec_file(family.wgsl);
     Module {
         name: format!("{kernel} × {}", codec.name()),
         enable: Vec::new(),
         constants: codec.constants().into_iter().map(|(name, v)| (name, Constant::U32(v))).collect(),
-        parts: vec![file, "lib/product.wgsl"],
+        parts: vec![codec.family().wgsl, "lib/product.wgsl"],
     }
-}
-
-/// `codecs/…` path of a codec's WGSL file.
-fn codec_file(name: &str) -> &'static str {
-    let found = super::link::PARTS.iter().find(|p| p.file.strip_prefix("codecs/") == Some(name));
-    found.map_or("", |p| p.file)
 }
 
 /// All that [`matvec_variant`] returns.
@@ -78,14 +70,6 @@ pub(crate) struct ProductSlots {
     pub(crate) biased: bool,
     pub(crate) permuted: bool,
     pub(crate) rows: Rows,
-}
-
-/// The step word that counts `rows`.
-fn count_slot(rows: Rows) -> u32 {
-    match rows {
-        Rows::Tokens => 1,
-        Rows::Head => 3,
-    }
 }
 
 impl ProductSlots {
@@ -113,7 +97,7 @@ impl ProductSlots {
     pub(crate) fn matmul(self, codec: &dyn Codec) -> Module {
         let mut module = codec_module("matmul", codec);
         module.constants.extend(self.constants());
-        module.constants.push(("COUNT", count_slot(self.rows).into()));
+        module.constants.push(("HEAD", (self.rows == Rows::Head).into()));
         module.parts.extend(["lib/product_io.wgsl", "lib/step.wgsl", "kernels/matmul.wgsl"]);
         module
     }

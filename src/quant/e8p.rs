@@ -17,7 +17,7 @@ use std::sync::{Arc, LazyLock};
 pub static FAMILY: Family = Family {
     name: "e8p12",
     about: "2-bit lattice codes, 16 bits for 8 weights (QuIP#)",
-    wgsl: "e8p12.wgsl",
+    wgsl: "codecs/e8p12.wgsl",
     samples: || vec![E8p12::new()],
 };
 

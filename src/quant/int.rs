@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub static FAMILY: Family = Family {
     name: "int",
     about: "integers of 2-8 bits in groups, symmetric, with zero points or minima",
-    wgsl: "int.wgsl",
+    wgsl: "codecs/int.wgsl",
     samples,
 };
 

@@ -36,7 +36,7 @@ pub struct Family {
     pub name: &'static str,
     /// One line for tables and help texts.
     pub about: &'static str,
-    /// File name of the WGSL part, below `shaders/codecs/`.
+    /// Its WGSL part: a path below `shaders/`.
     pub wgsl: &'static str,
     /// Members that tests and `verify` run.
     pub samples: fn() -> Vec<Arc<dyn Codec>>,

@@ -1,21 +1,14 @@
 //! Tokenizers against the ids of others: llama.cpp's test vocabularies, the golden prompts, damaged files.
 
+use crate::shared::shared;
 use halfbyte::chat::{ChatTemplate, Message};
+use halfbyte::checkpoint::gguf;
+use halfbyte::checkpoint::source::{MappedFile, Source};
 use halfbyte::tokenizer::{GgufVocab, Tokenizer};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
-
-/// The folder of shared test data, or `None` with a word about what is not tested.
-fn shared(what: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os("HALFBYTE_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
-    if folder.join("tokenizers").is_dir() {
-        return Some(folder);
-    }
-    println!("SKIPPED: {what}: there is no {}; set HALFBYTE_SHARED", folder.display());
-    None
-}
+use std::path::Path;
+use std::sync::Arc;
 
 fn read(path: impl AsRef<Path>) -> Vec<u8> {
     let path = path.as_ref();
@@ -32,82 +25,14 @@ fn from_folder(folder: &Path) -> Tokenizer {
     Tokenizer::from_json(&read(folder.join("tokenizer.json")), config.as_ref()).unwrap()
 }
 
-/// The `tokenizer.*` keys of a well-formed GGUF file.
+/// The `tokenizer.*` keys of a GGUF file, through the project's own reader.
 fn gguf_vocab(path: &Path) -> GgufVocab {
-    struct Reader<'a>(&'a [u8]);
-    impl Reader<'_> {
-        fn take<const N: usize>(&mut self) -> [u8; N] {
-            let (head, rest) = self.0.split_at(N);
-            self.0 = rest;
-            head.try_into().unwrap()
-        }
-        fn len(&mut self) -> usize {
-            u64::from_le_bytes(self.take()) as usize
-        }
-        fn text(&mut self) -> String {
-            let (head, rest) = {
-                let n = self.len();
-                self.0.split_at(n)
-            };
-            self.0 = rest;
-            String::from_utf8(head.to_vec()).unwrap()
-        }
-        fn value(&mut self, ty: u32) -> Value {
-            match ty {
-                0 => self.take::<1>()[0].into(),
-                1 => i8::from_le_bytes(self.take()).into(),
-                2 => u16::from_le_bytes(self.take()).into(),
-                3 => i16::from_le_bytes(self.take()).into(),
-                4 => u32::from_le_bytes(self.take()).into(),
-                5 => i32::from_le_bytes(self.take()).into(),
-                6 => f32::from_le_bytes(self.take()).into(),
-                7 => (self.take::<1>()[0] != 0).into(),
-                8 => self.text().into(),
-                9 => {
-                    let ty = u32::from_le_bytes(self.take());
-                    (0..self.len()).map(|_| self.value(ty)).collect()
-                }
-                10 => u64::from_le_bytes(self.take()).into(),
-                11 => i64::from_le_bytes(self.take()).into(),
-                12 => f64::from_le_bytes(self.take()).into(),
-                _ => panic!("type {ty}"),
-            }
-        }
-    }
-    let bytes = read(path);
-    let mut reader = Reader(&bytes[16..]);
-    let mut keys = serde_json::Map::new();
-    for _ in 0..reader.len() {
-        let key = reader.text();
-        let ty = u32::from_le_bytes(reader.take());
-        keys.insert(key, reader.value(ty));
-    }
-    let get = |key: &str| keys.get(key).cloned().unwrap_or_default();
-    let id = |key: &str| get(&format!("tokenizer.ggml.{key}_token_id")).as_u64().map(|id| id as u32);
-    let text = |key: &str| get(key).as_str().map(str::to_owned);
-    let texts = |key: &str| serde_json::from_value(get(key)).unwrap_or_default();
-    GgufVocab {
-        model: text("tokenizer.ggml.model").unwrap(),
-        pre: text("tokenizer.ggml.pre"),
-        name: text("general.name"),
-        tokens: texts("tokenizer.ggml.tokens"),
-        scores: serde_json::from_value(get("tokenizer.ggml.scores")).unwrap_or_default(),
-        token_types: serde_json::from_value(get("tokenizer.ggml.token_type")).unwrap_or_default(),
-        merges: texts("tokenizer.ggml.merges"),
-        bos: id("bos"),
-        eos: id("eos"),
-        eot: id("eot"),
-        eom: id("eom"),
-        unk: id("unknown"),
-        pad: id("padding"),
-        add_bos: get("tokenizer.ggml.add_bos_token").as_bool(),
-        add_eos: get("tokenizer.ggml.add_eos_token").as_bool(),
-        add_space_prefix: get("tokenizer.ggml.add_space_prefix").as_bool(),
-        chat_template: text("tokenizer.chat_template"),
-    }
+    let file: Arc<dyn Source> = MappedFile::open(path).unwrap();
+    let (metadata, _) = pollster::block_on(gguf::open(&file)).unwrap();
+    GgufVocab::from_metadata(&metadata).unwrap()
 }
 
-fn gguf(path: &Path) -> Tokenizer {
+fn gguf_tokenizer(path: &Path) -> Tokenizer {
     Tokenizer::from_gguf(&gguf_vocab(path)).unwrap()
 }
 
@@ -134,7 +59,7 @@ fn gguf_vocabularies_encode_as_llama_cpp_does() {
     let Some(folder) = shared("llama.cpp's vocabularies") else { return };
     let mut wrong = Vec::new();
     for name in ["gpt-2", "llama-spm", "phi-3"] {
-        let tokenizer = gguf(&folder.join(format!("tokenizers/vocab/ggml-vocab-{name}.gguf")));
+        let tokenizer = gguf_tokenizer(&folder.join(format!("tokenizers/vocab/ggml-vocab-{name}.gguf")));
         let cases = vocab_cases(&folder, name);
         assert!(cases.len() >= 46, "{name}: {} cases", cases.len());
         for (text, expected) in &cases {
@@ -156,7 +81,7 @@ fn gguf_vocabularies_encode_as_llama_cpp_does() {
 fn the_two_phi_3_files_agree() {
     let Some(folder) = shared("Phi-3 from tokenizer.json and from GGUF") else { return };
     let hf = from_folder(&folder.join("tokenizers/phi-3-mini"));
-    let gguf = gguf(&folder.join("tokenizers/vocab/ggml-vocab-phi-3.gguf"));
+    let gguf = gguf_tokenizer(&folder.join("tokenizers/vocab/ggml-vocab-phi-3.gguf"));
     for (text, ids) in vocab_cases(&folder, "phi-3") {
         // Where runs of spaces follow a newline or such, SentencePiece and its BPE conversion still agree.
         assert_eq!(hf.encode(&text, false).unwrap(), ids, "{text:?}");
@@ -225,7 +150,7 @@ fn golden_prompts_have_their_ids() {
             let mut files = std::fs::read_dir(&fixture).unwrap().map(|file| file.unwrap().path());
             let gguf_file = files.find(|file| file.extension().is_some_and(|ext| ext == "gguf"));
             let tokenizer = if let Some(file) = &gguf_file {
-                gguf(file)
+                gguf_tokenizer(file)
             } else if fixture.join("tokenizer.json").exists() {
                 from_folder(&fixture)
             } else {
@@ -276,7 +201,7 @@ fn golden_prompts_have_their_ids() {
 fn stories260k_agrees_between_its_two_files() {
     let Some(folder) = shared("stories260K from tokenizer.json and from GGUF") else { return };
     let hf = from_folder(&folder.join("models/stories260K-hf"));
-    let gguf = gguf(&folder.join("models/stories260K/stories260Ktok512.gguf"));
+    let gguf = gguf_tokenizer(&folder.join("models/stories260K/stories260Ktok512.gguf"));
     let text = String::from_utf8(read(folder.join("text/tinystories_sample.txt"))).unwrap();
     let mut stories = 0;
     for story in text.split("<|endoftext|>").take(200).chain(["", " ", "  a", "naïve 🦀 <s>\t\u{0}", "日本"])
