@@ -38,7 +38,7 @@ fn cost(context: &Context, run: impl Future<Output = halfbyte::Result<u32>>) -> 
 fn check_step(context: &Context, checkpoint: &Checkpoint, name: &str) {
     let model = load(context, checkpoint);
     let prompt: Vec<u32> = (0..128).map(|i| 3 + i % 90).collect();
-    let prefill = cost(context, model.prefill(0, &prompt, |_| {}));
+    let prefill = cost(context, model.prefill(0, &prompt));
     let decode = cost(context, model.decode(128, Tokens::Chosen));
     let transforms = model.decode_ops().iter().filter(|op| matches!(op, Op::Hadamard { .. })).count();
     let [submits, passes, dispatches, uploads, up, down] = decode;
@@ -73,7 +73,7 @@ fn a_matrix_larger_than_a_binding_is_cut_by_rows() {
         let options = LoadOptions { precision: Precision::F32, context: Some(64), ..LoadOptions::default() };
         pollster::block_on(async {
             let model = Model::load(&Device::Gpu(context), &checkpoint, &options, |_| {}).await?;
-            model.prefill(0, &prompt, |_| {}).await?;
+            model.prefill(0, &prompt).await?;
             Ok::<_, halfbyte::Error>((model.dispatches().0, model.logits().await?))
         })
     };
@@ -105,7 +105,7 @@ fn a_lost_device_is_an_error() {
     });
     let checkpoint = pollster::block_on(embedded::open()).expect("the embedded model");
     let model = load(&context, &checkpoint);
-    pollster::block_on(model.prefill(0, &[0, 499], |_| {})).expect("the device is there");
+    pollster::block_on(model.prefill(0, &[0, 499])).expect("the device is there");
     device.destroy();
     let error = pollster::block_on(model.decode(2, Tokens::Chosen)).expect_err("the device is gone");
     assert!(matches!(error, halfbyte::Error::DeviceLost(_)), "{error}");
