@@ -59,7 +59,8 @@ function colour(cells) {
   const list = [...sums.values()].sort((a, b) => b.bytes - a.bytes);
   for (const sum of list) {
     sum.bits = (sum.bytes * 8) / sum.weights;
-    const near = BITS.reduce((best, b) => (Math.abs(Math.log(b / sum.bits)) < Math.abs(Math.log(best / sum.bits)) ? b : best));
+    const whole = Math.floor(sum.bits); // scales come on top of the codes
+    const near = BITS.reduce((best, b) => (Math.abs(b - whole) < Math.abs(best - whole) ? b : best));
     const n = (taken[near] = (taken[near] ?? 0) + 1);
     sum.colour = n === 1 ? `var(--b${near})` : `color-mix(in oklab, var(--b${near}) ${Math.max(30, 100 - 32 * (n - 1))}%, var(--ink))`;
   }
@@ -79,7 +80,7 @@ function summarize(info, cells) {
   $('legend').replaceChildren(
     ...list.map((sum) =>
       el('li', null,
-        el('button', { type: 'button', 'data-codec': sum.codec, 'aria-pressed': 'false', onclick: only }, el('i', { style: `background:${sum.colour}` }), el('b', null, sum.codec), el('span', null, `${[...sum.formats].join(', ')} · ${sum.bits.toFixed(2)} bits · ${Math.round((sum.weights / weights) * 100)} % of weights`)))),
+        el('button', { type: 'button', 'data-codec': sum.codec, 'aria-pressed': 'false', title: `from ${[...sum.formats].join(', ')}, ${bytes(sum.bytes)}, ${sum.matrices} matrices`, onclick: only }, el('i', { style: `background:${sum.colour}` }), el('b', null, sum.codec), el('span', null, `${sum.bits.toFixed(2)} bits · ${Math.round((sum.weights / weights) * 100)} %`)))),
   );
 }
 
@@ -97,7 +98,7 @@ function draw(fresh) {
   map.querySelector('svg')?.remove();
   if (!width || !rows.length) return;
   const layers = rows.filter((row) => !row.end);
-  const height = Math.max(8, Math.min(30, Math.round(520 / Math.max(1, layers.length))));
+  const height = Math.max(8, Math.min(40, Math.round(520 / Math.max(1, layers.length))));
   const gap = height > 12 ? 3 : 2;
   const gutter = 30;
   const room = width - gutter;
@@ -140,7 +141,7 @@ function draw(fresh) {
         heads.add(cell.part);
         picture.append(svg('text', { x: x + inner / 2, y: y - 7, class: 'head' }, label));
       }
-      cell.box = { x, y, w: inner, node: box };
+      cell.box = { x, y, w: inner, height, node: box };
       x += w;
     });
     picture.append(group);
@@ -179,7 +180,8 @@ function point(at) {
   const width = $('map').clientWidth;
   const left = Math.max(0, Math.min(width - tip.offsetWidth, box.x + box.w / 2 - tip.offsetWidth / 2));
   const above = box.y - tip.offsetHeight - 8;
-  tip.style.transform = `translate(${Math.round(left)}px, ${Math.round(above > -40 ? above : box.y + 36)}px)`;
+  const seen = $('panel-layers').getBoundingClientRect().top - $('map').getBoundingClientRect().top;
+  tip.style.transform = `translate(${Math.round(left)}px, ${Math.round(above > seen ? above : box.y + box.height + 10)}px)`;
 }
 
 function walk(event) {

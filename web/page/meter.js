@@ -2,7 +2,7 @@
 
 import { $, speed } from './dom.js';
 
-const SAMPLES = 60;
+const SAMPLES = 48;
 const INTERVAL = 250;
 let samples = [];
 let times = []; // of the pieces of the last two seconds
@@ -53,7 +53,7 @@ function draw() {
     let path = '';
     samples.forEach((value, i) => {
       const level = Math.max(1, Math.round((value / top) * 15));
-      path += `M${((SAMPLES - samples.length + i) * step).toFixed(1)} ${height}v${((-level * height) / 16).toFixed(1)}h${(step * 0.72).toFixed(2)}V${height}z`;
+      path += `M${(i * step).toFixed(1)} ${height}v${((-level * height) / 16).toFixed(1)}h${(step * 0.72).toFixed(2)}V${height}z`;
     });
     $(id).firstElementChild.setAttribute('d', path);
   }

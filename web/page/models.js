@@ -7,7 +7,7 @@ import { $, bytes, count, el } from './dom.js';
 const EXAMPLES = [
   ['hf:HuggingFaceTB/SmolLM2-135M-Instruct', 'SmolLM2 135M', 'chat, bf16, 0.3 GB'],
   ['hf:Qwen/Qwen2.5-0.5B-Instruct-GPTQ-Int4', 'Qwen2.5 0.5B', 'chat, GPTQ 4-bit, 0.5 GB'],
-  ['hf:Qwen/Qwen3-0.6B-GGUF/Qwen3-0.6B-Q8_0.gguf', 'Qwen3 0.6B', 'chat, GGUF 8-bit, 0.6 GB'],
+  ['hf:Qwen/Qwen3-0.6B-GGUF', 'Qwen3 0.6B', 'chat, GGUF 8-bit, 0.6 GB'],
 ];
 
 let known = null;
