@@ -1,0 +1,134 @@
+// Builds web/dist: the package in dist/halfbyte, the page around it. All paths in it are relative, so that it works
+// from any folder of any static host.
+//
+//   node scripts/build.mjs            everything
+//   node scripts/build.mjs --quick    without wasm-opt
+//   node scripts/build.mjs --js       scripts and page only; the WebAssembly of the last build stays
+//
+// CARGO_TARGET_DIR says where Cargo builds, WASM_BINDGEN names the wasm-bindgen program.
+
+import { execFileSync, spawnSync } from 'node:child_process';
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { dirname, join, relative } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { brotliCompressSync, constants } from 'node:zlib';
+
+const WEB = dirname(dirname(fileURLToPath(import.meta.url)));
+const ROOT = dirname(WEB);
+const DIST = join(WEB, 'dist');
+const PACKAGE = join(DIST, 'halfbyte');
+const TRIPLE = 'wasm32-unknown-unknown';
+const TARGET = process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target');
+/** What a visitor downloads at most besides the model, compressed. */
+const BUDGET = 1 << 20;
+
+const run = (program, args, env = {}) =>
+  execFileSync(program, args, { cwd: ROOT, stdio: 'inherit', env: { ...process.env, ...env } });
+const output = (program, args) => {
+  const { status, stdout } = spawnSync(program, args, { cwd: ROOT, encoding: 'utf8' });
+  return status === 0 ? stdout.trim() : null;
+};
+
+/** The crate as a WebAssembly module; returns its path. */
+function compile() {
+  const args = ['rustc', '--release', '--lib', '--crate-type', 'cdylib', '--target', TRIPLE];
+  const features = ['--no-default-features', '--features', 'web'];
+  // RUSTFLAGS replaces the flags of .cargo/config.toml, so its own is repeated.
+  const RUSTFLAGS = '-C target-feature=+simd128 --cfg getrandom_backend="wasm_js"';
+  let target = TARGET;
+  const installed = (output('rustup', ['target', 'list', '--installed']) ?? '').split('\n').includes(TRIPLE);
+  if (installed || output('rustup', ['target', 'add', TRIPLE]) !== null) {
+    run('cargo', [...args, ...features], { RUSTFLAGS });
+  } else {
+    // Where rustup can download nothing, Debian's compiler has the source of std.
+    if (!existsSync('/usr/bin/rustc')) {
+      throw new Error(`no target ${TRIPLE}: run \`rustup target add ${TRIPLE}\`, or \`apt-get install rustc-web rust-web-src\``);
+    }
+    const host = output('rustc', ['-vV']).match(/host: (.*)/)[1];
+    const lld = join(output('rustc', ['--print', 'sysroot']), 'lib/rustlib', host, 'bin/rust-lld');
+    target = join(TARGET, 'build-std');
+    run('cargo', [...args, '-Z', 'build-std=std,panic_abort', ...features], {
+      RUSTFLAGS, RUSTC_BOOTSTRAP: '1', RUSTC: '/usr/bin/rustc', CARGO_TARGET_DIR: target,
+      CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER: existsSync(lld) ? lld : '/usr/bin/wasm-ld',
+    });
+  }
+  return join(target, TRIPLE, 'release', 'halfbyte.wasm');
+}
+
+/** The program `wasm-bindgen` of exactly the version in Cargo.lock: one that is there, or a new one, kept. */
+function bindgen() {
+  const lock = readFileSync(join(ROOT, 'Cargo.lock'), 'utf8');
+  const version = lock.match(/name = "wasm-bindgen"\nversion = "(.*)"/)[1];
+  const tools = join(TARGET, 'tools');
+  const kept = join(tools, 'bin', 'wasm-bindgen');
+  const fits = (program) => output(program, ['--version'])?.split(' ')[1] === version;
+  const found = [process.env.WASM_BINDGEN, 'wasm-bindgen', kept].find((program) => program && fits(program));
+  if (found) return found;
+  console.log(`wasm-bindgen ${version} is not here: building it into ${tools} (some minutes, once)`);
+  // Without optimization: it compiles in a fraction of the time and runs a second longer.
+  run('cargo', ['install', 'wasm-bindgen-cli', '--version', version, '--locked', '--root', tools, '--debug', '--force'],
+    { CARGO_PROFILE_DEV_DEBUG: '0' });
+  return kept;
+}
+
+function core({ optimize }) {
+  const wasm = compile();
+  run(bindgen(), [wasm, '--target', 'web', '--out-name', 'halfbyte_core', '--no-typescript', '--out-dir', PACKAGE]);
+  if (!optimize) return;
+  const bound = join(PACKAGE, 'halfbyte_core_bg.wasm');
+  const features = ['simd', 'bulk-memory', 'bulk-memory-opt', 'nontrapping-float-to-int', 'sign-ext', 'mutable-globals', 'reference-types', 'multivalue', 'extended-const'];
+  const flags = features.map((feature) => `--enable-${feature}`);
+  run(process.execPath, [join(WEB, 'node_modules/binaryen/bin/wasm-opt'), bound, '-o', bound, '-O3', '--strip-debug', '--strip-producers', ...flags]);
+}
+
+/** The package's scripts, its model, and the page. */
+export function copy() {
+  mkdirSync(PACKAGE, { recursive: true });
+  cpSync(join(WEB, 'src'), PACKAGE, { recursive: true });
+  cpSync(join(ROOT, 'models/tale.gguf'), join(PACKAGE, 'tale.gguf'));
+  for (const part of ['index.html', 'page']) {
+    if (existsSync(join(WEB, part))) cpSync(join(WEB, part), join(DIST, part), { recursive: true });
+  }
+}
+
+const files = (folder) =>
+  readdirSync(folder, { withFileTypes: true }).flatMap((entry) =>
+    entry.isDirectory() ? files(join(folder, entry.name)) : join(folder, entry.name));
+
+/** Prints what is in dist/ and how large it travels; whether it keeps to the budget. */
+function sizes() {
+  const row = (name, size, small) => console.log(name.padEnd(44), ...[size, small].map((n) => String(n).padStart(10)));
+  const sum = { size: 0, small: 0 };
+  row('file', 'bytes', 'brotli');
+  for (const path of files(DIST).sort()) {
+    const name = relative(DIST, path);
+    const bytes = readFileSync(path);
+    const small = name.endsWith('.gguf') ? bytes.length : brotliCompressSync(bytes, {
+      params: { [constants.BROTLI_PARAM_SIZE_HINT]: bytes.length },
+    }).length;
+    row(name, bytes.length, small);
+    if (name.endsWith('.gguf') || name.endsWith('.d.ts')) continue;
+    sum.size += bytes.length;
+    sum.small += small;
+  }
+  row('all but the model and types', sum.size, sum.small);
+  if (sum.small <= BUDGET) return true;
+  console.error(`too large: ${sum.small} bytes compressed, at most ${BUDGET} may be`);
+  return false;
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const options = new Set(process.argv.slice(2));
+  const unknown = [...options].find((option) => !['--quick', '--js'].includes(option));
+  if (unknown) {
+    console.error(`unknown option ${unknown}: there are --quick (no wasm-opt) and --js (no WebAssembly)`);
+    process.exit(2);
+  }
+  if (!options.has('--js')) {
+    rmSync(DIST, { recursive: true, force: true });
+    mkdirSync(PACKAGE, { recursive: true });
+    core({ optimize: !options.has('--quick') });
+  }
+  copy();
+  if (!sizes()) process.exitCode = options.has('--quick') ? 0 : 1;
+}
