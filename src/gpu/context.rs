@@ -495,10 +495,11 @@ impl Context {
         self.check()
     }
 
-    /// Waits until errors that a browser is about to report have arrived.
-    async fn settle(&self) {
+    /// [`Context::check`], after errors that a browser is about to report have arrived.
+    pub async fn check_late(&self) -> Result<()> {
         let scope = self.shared.device.push_error_scope(wgpu::ErrorFilter::Internal);
         scope.pop().await;
+        self.check()
     }
 
     /// Takes the device away, as a crashing driver would; for tests of what happens then.
@@ -532,7 +533,7 @@ impl Context {
         self.poll();
         let mapped = wait.await;
         if mapped.is_err() {
-            self.settle().await; // a lost device explains why
+            self.check_late().await?; // a lost device explains why
         }
         self.check()?;
         mapped.map_err(|e| Error::Gpu(format!("reading back: {e}")))?;

@@ -303,7 +303,8 @@ impl Model {
             Some(stored) => Some(loader.stored(vec![stored], "").await?),
             None => None,
         };
-        let disk = loader.disk;
+        let (disk, total) = (loader.disk, loader.total);
+        progress(Progress { stage: Stage::Weights, done: total, total }); // norms are not counted one by one
         let mut modules: Vec<String> = embedding.modules("model").collect();
         modules.extend(own_head.iter().flat_map(|head| head.modules("")));
         for (i, l) in layers.iter().enumerate() {

@@ -529,7 +529,7 @@ impl PageModel {
         progress: impl FnMut(Progress),
     ) -> Thrown<()> {
         if let Device::Gpu(context) = session.model.device()
-            && let Err(error) = context.check()
+            && let Err(error) = context.check_late().await
         {
             if !matches!(error, Error::DeviceLost(_)) {
                 return Err(throw(error));
