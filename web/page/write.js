@@ -66,6 +66,7 @@ function reader() {
 /** Runs a generation, handing its text to `show` by the frame. Resolves to its summary; undefined after an error. */
 async function generate(prompt, show, options) {
   clearErrors();
+  $('stats').textContent = '';
   const summary = await run('generating', async (signal) => {
     const model = app.model;
     let told = false;
