@@ -1,6 +1,7 @@
 // What the page is doing: one model, one thing at a time, and what is shown of it.
 
 import { Halfbyte, HalfbyteError, droppedFiles } from '../halfbyte/index.js';
+import { announce } from './dom.js';
 import { showError } from './errors.js';
 import { hideProgress, showProgress } from './progress.js';
 
@@ -116,7 +117,10 @@ export async function load(source, options = {}, label = describe(source)) {
       throw error;
     }
   });
-  if (model) document.dispatchEvent(new Event('halfbyte-loaded'));
+  if (model) {
+    announce(`${model.info.name} is ready`);
+    document.dispatchEvent(new Event('halfbyte-loaded'));
+  }
   return model;
 }
 

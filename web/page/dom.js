@@ -29,6 +29,7 @@ export function bits(hex) {
 const round = (value) => (value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2)).replace(/(\.\d*?)0+$/, '$1').replace(/\.$/, '');
 
 function scaled(value, step, units) {
+  if (!Number.isFinite(value)) return 'not known';
   let unit = 0;
   while (value >= step * 0.9995 && unit < units.length - 1) (value /= step), unit++;
   return `${unit ? round(value) : Math.round(value)} ${units[unit]}`;

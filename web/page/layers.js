@@ -219,6 +219,11 @@ export function initLayers() {
       return;
     }
     rows = read(model.info.tensors);
+    if (!rows.length) {
+      $('layers-body').hidden = true;
+      $('layers-lead').textContent = 'This model does not tell of its matrices.';
+      return;
+    }
     summarize(model.info, rows.flatMap((row) => row.cells));
     draw(true);
     $('map-table').open = false;

@@ -2,6 +2,7 @@
 
 import { Halfbyte, app, busy, droppedFiles, load, onChange } from './app.js';
 import { $, bytes, count, el } from './dom.js';
+import { showError } from './errors.js';
 
 /** Small ones that halfbyte reads. */
 const EXAMPLES = [
@@ -131,7 +132,11 @@ function dropping() {
     if (!files(event)) return;
     event.preventDefault();
     show(false);
-    loadFiles(await droppedFiles(event.dataTransfer));
+    try {
+      await loadFiles(await droppedFiles(event.dataTransfer));
+    } catch (error) {
+      showError(error, 'dropping');
+    }
   });
   addEventListener('keydown', (event) => event.key === 'Escape' && show(false));
 }

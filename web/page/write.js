@@ -66,26 +66,29 @@ function reader() {
 /** Runs a generation, handing its text to `show` by the frame. Resolves to its summary; undefined after an error. */
 async function generate(prompt, show, options) {
   clearErrors();
+  $('stats').textContent = '';
   const summary = await run('generating', async (signal) => {
     const model = app.model;
+    let told = false;
     const generation = model.generate(prompt, {
       ...options,
       onProgress: (progress) => {
         // A short prompt is read faster than it can be told.
-        if (progress.stage !== 'prompt' || (progress.total ?? 0) > 256) showProgress(progress);
+        if (progress.stage === 'prompt' && !(progress.total > 256)) return;
+        told = true;
+        showProgress(progress);
       },
     });
     signal.addEventListener('abort', () => generation.cancel(), { once: true });
     if (signal.aborted) generation.cancel();
     const screen = batched(show);
     const voice = reader();
-    let first = true;
     started();
     announce('Writing');
     try {
       for await (const piece of generation) {
-        if (first) hideProgress();
-        first = false;
+        if (told) hideProgress();
+        told = false;
         tick();
         screen.push(piece);
         voice.push(piece);
@@ -158,7 +161,7 @@ function addMessage(message) {
   const tool = (name, label, action) => tools.append(el('button', { type: 'button', class: 'small', [`data-${name}`]: '', onclick: (event) => action(event.currentTarget) }, label));
   tool('copy', 'Copy', (button) => copy(message.content, button));
   if (message.role === 'user') tool('edit', 'Edit', edit);
-  else tool('regenerate', 'Again', regenerate);
+  else tool('regenerate', 'Regenerate', regenerate);
   const item = el('li', { class: message.role, 'data-role': message.role }, el('span', { class: 'sr' }, message.role === 'user' ? 'You: ' : 'Model: '), body, tools);
   chat.append(item);
   items.push(item);
@@ -346,7 +349,10 @@ export function initWrite() {
   document.addEventListener('halfbyte-loaded', autoplay);
   document.addEventListener('halfbyte-anew', () => (isChat() ? newChat() : writeStory()));
   document.addEventListener('halfbyte-dismissed', () => app.model && !busy() && setState('ready'));
-  new IntersectionObserver(([entry]) => (pinned = entry.isIntersecting), { root: $('scroll'), rootMargin: '0px 0px 80px' }).observe($('end'));
+  // Who scrolls up wants to read there. A panel that is hidden says nothing about that.
+  const box = $('scroll');
+  new IntersectionObserver(([entry]) => box.clientHeight && (pinned = entry.isIntersecting), { root: box, rootMargin: '0px 0px 80px' }).observe($('end'));
+  new ResizeObserver(() => pinned && (box.scrollTop = 1e9)).observe(box);
 }
 
 /** What a new model does first: the story that the address, or the model itself, asks for. */
