@@ -11,8 +11,7 @@ fn main() -> halfbyte::Result<()> {
     let model = args.next().unwrap_or_else(|| "models/tale.gguf".into());
     let prompt = args.next().unwrap_or_else(|| "Once upon a time".into());
 
-    let mut session =
-        pollster::block_on(Session::open(model, |p| eprint!("\r{} of {} bytes", p.done, p.total)))?;
+    let mut session = pollster::block_on(Session::open(model, |p| eprint!("\r{p} ")))?;
     eprintln!();
     print!("{prompt}");
     let mut text = session.generate(&prompt, &GenerateOptions::default())?;

@@ -96,8 +96,14 @@ pub async fn weight_bytes_per_token(checkpoint: &Checkpoint, model: &Model) -> R
     Ok(all.saturating_sub(bytes))
 }
 
-/// Runs `model`; `copy` is the adapter's [`copy_bandwidth`].
-pub async fn bench(model: &Model, weights: u64, copy: Option<f64>, options: Options) -> Result<Measured> {
+/// Runs `model`; `copy` is the adapter's [`copy_bandwidth`]. `progress` is told how many of how many tokens are done.
+pub async fn bench(
+    model: &Model,
+    weights: u64,
+    copy: Option<f64>,
+    options: Options,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Measured> {
     let Options { prompt, generate, runs } = options;
     let needed = prompt + generate;
     if prompt == 0 || generate == 0 || runs == 0 {
@@ -109,13 +115,17 @@ pub async fn bench(model: &Model, weights: u64, copy: Option<f64>, options: Opti
     // Any tokens will do, but not all the same.
     let tokens: Vec<u32> = (0..prompt).map(|i| ((i * 7919 + 13) % model.config.vocab) as u32).collect();
     let (mut prefills, mut decodes) = (Vec::new(), Vec::new());
+    let (mut done, total) = (0, needed * (runs + 1));
     for run in 0..=runs {
         let start = Instant::now();
-        model.prefill(0, &tokens, |_| {}).await?;
+        model.prefill(0, &tokens).await?;
         let prefill = start.elapsed().as_secs_f64();
+        done += prompt;
         let start = Instant::now();
         for i in 0..generate {
             model.decode(prompt + i, Tokens::Chosen).await?;
+            done += 1;
+            progress(done, total);
         }
         let decode = start.elapsed().as_secs_f64();
         if run > 0 {

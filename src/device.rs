@@ -7,6 +7,7 @@ use crate::gpu::{Context, Options};
 use crate::ops::{Op, STEP_HEADER, Step, Tokens};
 use crate::quant::{Codec, Packed, Piece, Shape, TILE_ROWS, pack};
 use crate::reference;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Bytes of a checkpoint that are read at once.
@@ -49,6 +50,7 @@ struct GpuBuffer {
 impl Drop for GpuBuffer {
     fn drop(&mut self) {
         self.context.release(self.buffer.size());
+        self.buffer.destroy(); // a browser would keep its memory until the next garbage collection
     }
 }
 
@@ -236,6 +238,30 @@ impl Device {
         let extent = crate::quant::Extent { rows: 0..shape.rows, cols: 0..shape.cols };
         matrix.write_piece(self, &Piece { extent, items })?;
         Ok(matrix)
+    }
+
+    /// Compiles the pipelines that ops need, one after the other; `progress` is told how many of how many are done.
+    pub async fn compile(
+        &self,
+        step: &Tensor,
+        ops: impl Iterator<Item = &Op>,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<()> {
+        let Device::Gpu(context) = self else { return Ok(()) };
+        let mut sources = BTreeMap::new();
+        for op in ops {
+            op.check()?;
+            for source in context.sources(op, step)? {
+                sources.insert(source.text.clone(), source);
+            }
+        }
+        let total = sources.len() as u64;
+        for (done, source) in sources.into_values().enumerate() {
+            progress(done as u64, total);
+            context.pipeline(source).await?;
+        }
+        progress(total, total);
+        Ok(())
     }
 
     /// Checks ops and makes them ready: pipelines, parameters, bind groups.

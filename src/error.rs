@@ -29,6 +29,14 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A source of the embedding program could not be read: the program's own words.
+    #[error("{message}")]
+    Source {
+        /// What it was about: `Network`, `Quota` …
+        kind: String,
+        /// What to tell the user.
+        message: String,
+    },
     /// No adapter answers to the request.
     #[error("{0}")]
     AdapterMissing(String),
@@ -85,6 +93,23 @@ impl fmt::Display for Problem {
 }
 
 impl Error {
+    /// One word for programs: what the npm package calls `kind`.
+    pub fn kind(&self) -> &str {
+        match self {
+            Error::Corrupt(_) => "Corrupt",
+            Error::Unsupported(_) => "UnsupportedFormat",
+            Error::Missing(_) => "Missing",
+            Error::Invalid(_) => "Invalid",
+            Error::Io { .. } => "Io",
+            Error::Source { kind, .. } => kind,
+            Error::AdapterMissing(_) => "AdapterMissing",
+            Error::OutOfMemory(_) => "OutOfMemory",
+            Error::DeviceLost(_) => "DeviceLost",
+            Error::Gpu(_) => "Gpu",
+            Error::ContextFull { .. } => "ContextFull",
+        }
+    }
+
     /// Starts an [`Error::Corrupt`]; add facts with the builder methods below.
     pub fn corrupt(what: impl Into<String>) -> Self {
         Error::Corrupt(Box::new(Problem { what: what.into(), ..Problem::default() }))

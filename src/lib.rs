@@ -5,7 +5,7 @@
 //! use halfbyte::{Session, session::GenerateOptions};
 //!
 //! # fn main() -> halfbyte::Result<()> {
-//! let loading = Session::open("models/tale.gguf", |p| println!("{} of {} bytes", p.done, p.total));
+//! let loading = Session::open("models/tale.gguf", |p| println!("{p}"));
 //! let mut session = pollster::block_on(loading)?;
 //! let mut text = session.generate("Once upon a time", &GenerateOptions::default())?;
 //! while let Some(piece) = pollster::block_on(text.next()) {
@@ -35,10 +35,10 @@ pub mod bench;
 pub mod chat;
 pub mod checkpoint;
 pub mod device;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod embedded;
 pub mod error;
 pub mod gpu;
-#[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 pub mod hub;
 pub mod inspect;
 pub mod linear;
@@ -52,6 +52,8 @@ pub mod session;
 pub mod stop;
 pub mod tokenizer;
 pub mod verify;
+#[cfg(all(feature = "web", target_arch = "wasm32"))]
+mod web;
 
 pub use device::Device;
 pub use error::{Error, Result};

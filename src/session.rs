@@ -7,7 +7,7 @@ use crate::chat::{ChatTemplate, Message};
 use crate::checkpoint::Checkpoint;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::model::{LoadOptions, Model, Progress};
+use crate::model::{LoadOptions, Model, PREFILL_CHUNK, Progress};
 use crate::ops::Tokens;
 use crate::sampler::{Sampler, SamplerOptions};
 use crate::stop::StopStrings;
@@ -60,13 +60,27 @@ pub struct Generation<'a> {
     stops: StopStrings,
     decoder: Decoder,
     max_tokens: usize,
-    started: bool,
+    reading: bool,          // in the middle of the prompt
     chosen_on_device: bool, // the last token is where the next step reads it
     finished: Option<FinishReason>,
     prefilled: usize,
     prefill_time: Duration,
     decoded: usize,
     decode_time: Duration,
+}
+
+/// Something that happened in a generation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A chunk of the prompt was read.
+    Prompt {
+        /// Its tokens that are in the cache.
+        done: usize,
+        /// Its tokens.
+        total: usize,
+    },
+    /// One token more. Its text is empty while a character or a stop text may still be incomplete.
+    Text(String),
 }
 
 /// What a generation came to.
@@ -137,7 +151,7 @@ impl Session {
             session: self,
             prompt,
             tokens: Vec::new(),
-            started: false,
+            reading: false,
             chosen_on_device: false,
             finished: None,
             prefilled: 0,
@@ -145,6 +159,12 @@ impl Session {
             decoded: 0,
             decode_time: Duration::ZERO,
         })
+    }
+
+    /// Goes on with another load of the same model, after [`Error::DeviceLost`].
+    pub fn replace_model(&mut self, model: Model) {
+        self.model = model;
+        self.cached.clear();
     }
 
     /// Forgets the conversation.
@@ -156,13 +176,25 @@ impl Session {
 impl Generation<'_> {
     /// The next piece of text, never empty; `None` at the end.
     pub async fn next(&mut self) -> Option<Result<String>> {
-        while self.finished.is_none() {
-            match self.advance().await {
-                Ok(text) if text.is_empty() => {}
-                other => return Some(other),
+        loop {
+            match self.next_event().await? {
+                Ok(Event::Text(text)) if !text.is_empty() => return Some(Ok(text)),
+                Ok(_) => {}
+                Err(error) => return Some(Err(error)),
             }
         }
-        None
+    }
+
+    /// The next step, be it text or progress; `None` at the end. Between two of them a caller can stop.
+    pub async fn next_event(&mut self) -> Option<Result<Event>> {
+        if self.finished.is_some() { None } else { Some(self.advance().await) }
+    }
+
+    /// [`Session::replace_model`], in the middle of a text: what was read and written so far is read again.
+    pub fn replace_model(&mut self, model: Model) {
+        self.session.replace_model(model);
+        self.reading = false;
+        self.chosen_on_device = false;
     }
 
     /// The pieces as a stream; the generation is dropped with it.
@@ -202,14 +234,23 @@ impl Generation<'_> {
         }
     }
 
-    /// One token further; the text that it completes.
-    async fn advance(&mut self) -> Result<String> {
+    /// One chunk of the prompt or one token further.
+    async fn advance(&mut self) -> Result<Event> {
         if self.max_tokens == 0 {
-            return Ok(self.finish(FinishReason::Length));
+            return Ok(Event::Text(self.finish(FinishReason::Length)));
         }
-        let token = if self.started { self.decode().await? } else { self.prefill().await? };
+        let token = match self.behind() {
+            true => match self.prefill().await? {
+                Some(token) => token,
+                None => {
+                    let (done, total) = (self.session.cached.len(), self.prompt.len() + self.tokens.len());
+                    return Ok(Event::Prompt { done, total });
+                }
+            },
+            false => self.decode().await?,
+        };
         if self.session.tokenizer.eos().contains(&token) {
-            return Ok(self.finish(FinishReason::Stop));
+            return Ok(Event::Text(self.finish(FinishReason::Stop)));
         }
         self.tokens.push(token);
         let (mut text, stopped) = self.stops.push(&self.decoder.push(token));
@@ -218,7 +259,12 @@ impl Generation<'_> {
         } else if self.tokens.len() >= self.max_tokens {
             text.push_str(&self.finish(FinishReason::Length));
         }
-        Ok(text)
+        Ok(Event::Text(text))
+    }
+
+    /// Whether the cache lacks more than the last token: at the start, and after the model was replaced.
+    fn behind(&self) -> bool {
+        self.tokens.is_empty() || self.session.cached.len() + 1 < self.prompt.len() + self.tokens.len()
     }
 
     /// Ends the generation; the text that was held back.
@@ -234,30 +280,37 @@ impl Generation<'_> {
         text
     }
 
-    async fn prefill(&mut self) -> Result<u32> {
+    /// One chunk further through the prompt and what was generated; the next token after the last.
+    async fn prefill(&mut self) -> Result<Option<u32>> {
         let start = Instant::now();
         let session = &mut *self.session;
-        // Somebody else has used the cache, or the keys in it were rotated for another length.
-        let longest = session.cached.len().max(self.prompt.len());
-        if session.runs != session.model.runs() || session.model.config.turns_with_length(longest) {
-            session.cached.clear();
+        let all = [&self.prompt[..], &self.tokens].concat();
+        if !std::mem::replace(&mut self.reading, true) {
+            // Somebody else has used the cache, or the keys in it were rotated for another length.
+            let longest = session.cached.len().max(all.len());
+            let turned = session.model.turned() || session.model.config.turns_with_length(longest);
+            if session.runs != session.model.runs() || turned {
+                session.cached.clear();
+            }
         }
-        let same = session.cached.iter().zip(&self.prompt).take_while(|(a, b)| a == b).count();
-        let kept = same.min(self.prompt.len() - 1);
+        let same = session.cached.iter().zip(&all).take_while(|(a, b)| a == b).count();
+        let kept = same.min(all.len() - 1);
         session.cached.truncate(kept);
-        let chosen = session.model.prefill(kept, &self.prompt[kept..], |_| {}).await?;
-        session.cached.extend(&self.prompt[kept..]);
+        let end = all.len().min(kept + PREFILL_CHUNK);
+        let chosen = session.model.prefill_chunk(kept, &all[kept..end], all.len()).await?;
+        session.cached.extend(&all[kept..end]);
         session.runs = session.model.runs();
-        self.prefilled = self.prompt.len() - kept;
-        self.prefill_time = start.elapsed();
-        let token = if self.sampler.is_greedy() {
-            chosen
-        } else {
-            let logits = session.model.logits().await?;
-            self.sample(logits)?
+        self.prefilled += end - kept;
+        let token = match chosen {
+            Some(_) if !self.sampler.is_greedy() => {
+                let logits = session.model.logits().await?;
+                Some(self.sample(logits)?)
+            }
+            chosen => chosen,
         };
-        self.started = true;
-        self.chosen_on_device = self.sampler.is_greedy();
+        self.reading = token.is_none();
+        self.chosen_on_device = token.is_some() && self.sampler.is_greedy();
+        self.prefill_time += start.elapsed();
         Ok(token)
     }
 

@@ -233,6 +233,14 @@ impl Checkpoint {
 
     /// Opens a model from its files: a Hugging Face folder, or one GGUF file.
     pub async fn from_files(files: Files) -> Result<Self> {
+        if let (Some((name, file)), 1) = (files.first_key_value(), files.len()) {
+            if is_gguf(file).await? {
+                return Self::from_gguf(file.clone()).await; // whatever its name
+            }
+            if !name.ends_with(".json") {
+                safetensors::tensors(file).await?; // complains about this file before it misses others
+            }
+        }
         let mut ggufs = files.iter().filter(|(name, _)| name.ends_with(".gguf"));
         match (files.contains_key("config.json"), ggufs.next(), ggufs.next()) {
             (false, Some((_, source)), None) => Self::from_gguf(source.clone()).await,
@@ -516,7 +524,6 @@ fn no_config(files: &Files) -> Error {
 }
 
 /// Whether a file begins like a GGUF file.
-#[cfg(not(target_arch = "wasm32"))]
 async fn is_gguf(source: &Arc<dyn Source>) -> Result<bool> {
     Ok(source.len() >= 4 && &*source.read(0..4).await? == b"GGUF" || source.name().ends_with(".gguf"))
 }

@@ -1,6 +1,6 @@
 //! `halfbyte bench`: tokens a second, and how close they come to the adapter's memory bandwidth.
 
-use super::{Common, device_name, open_model, print_json, progress_bar, show};
+use super::{Common, bar_style, device_name, open_model, print_json, progress_bar, show};
 use anyhow::Result;
 use clap::Args;
 use halfbyte::bench::{Measured, Options, Spread, bench, copy_bandwidth, weight_bytes_per_token};
@@ -116,12 +116,19 @@ impl Bench {
         let load_ms = start.elapsed().as_secs_f64() * 1e3;
         let weights = weight_bytes_per_token(&checkpoint, &model).await?;
         let options = Options { prompt: self.prompt, generate: self.generate, runs: self.runs };
+        let bar = progress_bar("measuring", self.common.json).with_style(bar_style("{pos}/{len} tokens"));
+        let measured = bench(&model, weights, copy, options, |done, total| {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        });
+        let measured = measured.await?;
+        bar.finish_and_clear();
         Ok(ModelResult {
             model: name.unwrap_or(checkpoint.name()).to_string(),
             architecture: checkpoint.config().architecture.clone(),
             format: checkpoint.format_name(),
             load_ms,
-            measured: bench(&model, weights, copy, options).await?,
+            measured,
         })
     }
 }

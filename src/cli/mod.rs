@@ -19,7 +19,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use halfbyte::checkpoint::Checkpoint;
 use halfbyte::gpu::{AdapterChoice, LimitSet, Options};
 use halfbyte::hub::{Hub, Source};
-use halfbyte::model::{LoadOptions, Precision, Progress};
+use halfbyte::model::{LoadOptions, Precision, Progress, Stage};
 use halfbyte::{Device, Error, embedded};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -253,18 +253,26 @@ pub fn device_name(device: &Device) -> String {
     }
 }
 
-/// A progress bar on stderr, shown only to people.
+/// A progress bar of bytes on stderr, shown only to people.
 pub fn progress_bar(what: &'static str, json: bool) -> ProgressBar {
     if json || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {eta}");
-    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message(what)
+    ProgressBar::new(0).with_style(bar_style("{bytes}/{total_bytes} {eta}")).with_message(what)
+}
+
+fn bar_style(count: &str) -> ProgressStyle {
+    let style = ProgressStyle::with_template(&format!("{{msg}} {{wide_bar}} {count}"));
+    style.unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 /// Feeds a bar from load progress.
 pub fn show(bar: &ProgressBar) -> impl FnMut(Progress) + '_ {
     |progress| {
+        if progress.stage == Stage::Kernels && progress.done == 0 {
+            bar.set_style(bar_style("{pos}/{len} kernels"));
+            bar.set_message("compiling");
+        }
         bar.set_length(progress.total);
         bar.set_position(progress.done);
     }

@@ -14,6 +14,8 @@ pub enum AdapterChoice {
     /// The fastest that is there.
     #[default]
     Best,
+    /// The one that saves the battery.
+    LowPower,
     /// By its place in [`adapters`].
     Index(usize),
     /// By a part of its name, driver or backend, in any case.
@@ -41,12 +43,25 @@ pub struct Options {
     pub limits: LimitSet,
     /// Capabilities to leave unused: `f16`, `subgroups`, `dot4`.
     pub without: Vec<String>,
+    /// What a page knows of its adapter.
+    pub browser: Option<Browser>,
     /// Use the kernels of real GPUs on a software adapter too, for tests.
     pub as_gpu: bool,
     /// A smaller `max_storage_buffer_binding_size`, for tests of splitting.
     pub max_binding: Option<u64>,
     /// Shader parts that replace the built-in ones, by file name; for tests that break a kernel on purpose.
     pub shader_overrides: BTreeMap<String, String>,
+}
+
+/// What wgpu's web backend does not tell of an adapter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Browser {
+    /// What to call it.
+    pub name: String,
+    /// It computes on the CPU.
+    pub software: bool,
+    /// Smallest and largest subgroup, if the page asks for the feature `subgroups` itself: wgpu has no name for it.
+    pub subgroups: Option<(u32, u32)>,
 }
 
 /// What kernels may use. None of it changes what works, only how fast.
@@ -177,14 +192,15 @@ fn rank(adapter: &wgpu::Adapter) -> (u32, bool, bool) {
 }
 
 /// Adapters that can run compute shaders with the floor's limits, best first.
-async fn usable(instance: &wgpu::Instance) -> Vec<wgpu::Adapter> {
+async fn usable(instance: &wgpu::Instance, choice: &AdapterChoice) -> Vec<wgpu::Adapter> {
     let mut all = instance.enumerate_adapters(wgpu::Backends::all()).await;
     if all.is_empty() {
         // Browsers cannot enumerate.
-        let options = wgpu::RequestAdapterOptions {
-            power_preference: wgpu::PowerPreference::HighPerformance,
-            ..Default::default()
+        let power_preference = match choice {
+            AdapterChoice::LowPower => wgpu::PowerPreference::LowPower,
+            _ => wgpu::PowerPreference::HighPerformance,
         };
+        let options = wgpu::RequestAdapterOptions { power_preference, ..Default::default() };
         all.extend(instance.request_adapter(&options).await);
     }
     all.retain(|a| {
@@ -236,11 +252,13 @@ fn capabilities(
     options: &Options,
 ) -> Capabilities {
     let subgroups = features.contains(wgpu::Features::SUBGROUP);
+    let subgroups = subgroups.then_some((info.subgroup_min_size, info.subgroup_max_size));
+    let (software, asked) = options.browser.as_ref().map_or((false, None), |b| (b.software, b.subgroups));
     Capabilities {
         f16: features.contains(wgpu::Features::SHADER_F16),
-        subgroups: subgroups.then_some((info.subgroup_min_size, info.subgroup_max_size)),
+        subgroups: subgroups.or(asked),
         dot4: !options.without.iter().any(|w| w == "dot4"),
-        software: info.device_type == wgpu::DeviceType::Cpu && !options.as_gpu,
+        software: (software || info.device_type == wgpu::DeviceType::Cpu) && !options.as_gpu,
         max_binding: limits.max_storage_buffer_binding_size,
         max_buffer: limits.max_buffer_size,
         workgroup_bytes: limits.max_compute_workgroup_storage_size,
@@ -258,14 +276,14 @@ fn report(index: usize, adapter: &wgpu::Adapter, options: &Options) -> AdapterRe
         backend: info.backend.to_string(),
         kind: kind_name(info.device_type).into(),
         driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
-        name: info.name,
+        name: options.browser.as_ref().map_or(info.name, |b| b.name.clone()),
         capabilities,
     }
 }
 
 /// All usable adapters, best first, with what `options` would let them use.
 pub async fn adapters(options: &Options) -> Vec<AdapterReport> {
-    let adapters = usable(&instance()).await;
+    let adapters = usable(&instance(), &options.adapter).await;
     adapters.iter().enumerate().map(|(i, a)| report(i, a, options)).collect()
 }
 
@@ -277,6 +295,10 @@ fn choose(adapters: Vec<wgpu::Adapter>, choice: &AdapterChoice) -> Result<(usize
     let names: Vec<String> = adapters.iter().map(describe).collect();
     let index = match choice {
         AdapterChoice::Best => (!adapters.is_empty()).then_some(0),
+        AdapterChoice::LowPower => {
+            let integrated = |a: &wgpu::Adapter| a.get_info().device_type == wgpu::DeviceType::IntegratedGpu;
+            adapters.iter().position(integrated).or((!adapters.is_empty()).then_some(0))
+        }
         AdapterChoice::Index(i) => (*i < adapters.len()).then_some(*i),
         AdapterChoice::Name(name) => {
             names.iter().position(|n| n.to_lowercase().contains(&name.to_lowercase()))
@@ -292,7 +314,7 @@ fn choose(adapters: Vec<wgpu::Adapter>, choice: &AdapterChoice) -> Result<(usize
         None => {
             let list: Vec<String> = names.iter().enumerate().map(|(i, n)| format!("{i}: {n}")).collect();
             let wanted = match choice {
-                AdapterChoice::Best => String::new(),
+                AdapterChoice::Best | AdapterChoice::LowPower => String::new(),
                 AdapterChoice::Index(index) => index.to_string(),
                 AdapterChoice::Name(name) => format!("`{name}`"),
             };
@@ -313,7 +335,7 @@ impl Context {
                     .remedy("see --without in the help"));
             }
         }
-        let (index, adapter) = choose(usable(&instance()).await, &options.adapter)?;
+        let (index, adapter) = choose(usable(&instance(), &options.adapter).await, &options.adapter)?;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("halfbyte"),
             required_features: features(&adapter, &options.without),
@@ -408,15 +430,18 @@ impl Context {
         self.shared.pipelines.texts()
     }
 
-    /// The first error that the device reported since the last check.
+    /// The first error that the device reported since the last check; that it was lost, for ever.
     pub fn check(&self) -> Result<()> {
         if self.shared.trouble.lock().is_ok_and(|slot| slot.is_none()) {
             return Ok(());
         }
         let _ = self.shared.device.poll(wgpu::PollType::Poll); // lets a lost device say so
-        match self.shared.trouble.lock().ok().and_then(|mut slot| slot.take()) {
-            Some(error) => Err(error),
-            None => Ok(()),
+        match self.shared.trouble.lock() {
+            Ok(mut slot) => match &*slot {
+                Some(Error::DeviceLost(why)) => Err(Error::DeviceLost(why.clone())),
+                _ => slot.take().map_or(Ok(()), Err),
+            },
+            Err(_) => Ok(()),
         }
     }
 
@@ -470,6 +495,18 @@ impl Context {
         self.check()
     }
 
+    /// [`Context::check`], after errors that a browser is about to report have arrived.
+    pub async fn check_late(&self) -> Result<()> {
+        let scope = self.shared.device.push_error_scope(wgpu::ErrorFilter::Internal);
+        scope.pop().await;
+        self.check()
+    }
+
+    /// Takes the device away, as a crashing driver would; for tests of what happens then.
+    pub fn destroy(&self) {
+        self.shared.device.destroy();
+    }
+
     /// Copies `words` words of `buffer` to the host.
     pub(crate) async fn read(&self, buffer: &wgpu::Buffer, offset: usize, words: usize) -> Result<Vec<u32>> {
         let staging = self.staging(words);
@@ -495,6 +532,9 @@ impl Context {
         staging.map_async(wgpu::MapMode::Read, .., move |result| done.set(result));
         self.poll();
         let mapped = wait.await;
+        if mapped.is_err() {
+            self.check_late().await?; // a lost device explains why
+        }
         self.check()?;
         mapped.map_err(|e| Error::Gpu(format!("reading back: {e}")))?;
         let view = staging.get_mapped_range(..).map_err(|e| Error::Gpu(format!("reading back: {e}")))?;

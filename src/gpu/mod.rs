@@ -6,4 +6,4 @@ pub mod link;
 mod pipeline;
 pub mod recorder;
 
-pub use context::{AdapterChoice, Capabilities, Context, LimitSet, Options};
+pub use context::{AdapterChoice, Browser, Capabilities, Context, LimitSet, Options};

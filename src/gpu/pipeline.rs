@@ -1,8 +1,11 @@
 //! Compute pipelines, made once for each linked text.
 
 use super::context::Context;
+use super::kernels::lower;
 use super::link::{Binding, Dialect, Module, Source, link};
+use crate::device::Tensor;
 use crate::error::{Error, Result};
+use crate::ops::Op;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
@@ -30,9 +33,19 @@ pub(crate) struct Pipeline {
 }
 
 impl Context {
-    /// The pipeline of `module`, compiled on first use.
-    pub(crate) async fn pipeline(&self, module: &Module) -> Result<Arc<Pipeline>> {
-        let source = link(module, DIALECT, &self.shared.overrides);
+    /// The linked text of `module`.
+    pub(crate) fn link(&self, module: &Module) -> Source {
+        link(module, DIALECT, &self.shared.overrides)
+    }
+
+    /// The linked texts that `op` takes.
+    pub(crate) fn sources(&self, op: &Op, step: &Tensor) -> Result<Vec<Source>> {
+        let lowered = lower(op, step, &self.shared.unused, &self.shared.capabilities)?;
+        Ok(lowered.iter().map(|l| self.link(&l.module)).collect())
+    }
+
+    /// The pipeline of a linked text, compiled on first use.
+    pub(crate) async fn pipeline(&self, source: Source) -> Result<Arc<Pipeline>> {
         let made = |pipelines: &Pipelines| pipelines.made.lock().ok()?.get(&source.text).cloned();
         if let Some(found) = made(&self.shared.pipelines) {
             return Ok(found);

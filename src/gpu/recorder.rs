@@ -60,7 +60,7 @@ impl GpuRecording {
         context.write(&uniforms, 0, &params);
         let mut dispatches = Vec::with_capacity(lowered.len());
         for (i, dispatch) in lowered.into_iter().enumerate() {
-            let pipeline = context.pipeline(&dispatch.module).await?;
+            let pipeline = context.pipeline(context.link(&dispatch.module)).await?;
             let bind_group = bind(context, &pipeline, &dispatch, &uniforms, (i * UNIFORM_SLOT) as u64)?;
             dispatches.push(Dispatch { pipeline, bind_group, grid: dispatch.grid });
         }

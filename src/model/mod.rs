@@ -14,6 +14,7 @@ use crate::linear::{Linear, ScratchSize};
 use crate::ops::{Cache, Op, Rows, STEP_HEADER, Step, Tokens};
 use crate::reference::NO_TOKEN;
 use llama::{Activations, Layer};
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What tells the models of the family apart, for readers and tokenizers.
@@ -100,13 +101,34 @@ pub struct LoadOptions {
     pub adapters: Vec<Adapter>,
 }
 
+/// What loading is busy with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Bytes of the checkpoint that are on the device.
+    Weights,
+    /// Compute pipelines that are compiled.
+    Kernels,
+}
+
 /// How far loading has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// Bytes of the checkpoint that are on the device.
+    /// What is counted.
+    pub stage: Stage,
+    /// So many are done.
     pub done: u64,
-    /// Bytes in all.
+    /// Of so many.
     pub total: u64,
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.stage {
+            Stage::Weights => "bytes",
+            Stage::Kernels => "kernels",
+        };
+        write!(f, "{} of {} {what}", self.done, self.total)
+    }
 }
 
 /// Bytes in use.
@@ -157,7 +179,8 @@ struct Loader<'a> {
 impl Loader<'_> {
     fn count(&mut self, bytes: u64) {
         self.disk += bytes;
-        (self.progress)(Progress { done: self.disk.min(self.total), total: self.total });
+        let (done, total) = (self.disk.min(self.total), self.total);
+        (self.progress)(Progress { stage: Stage::Weights, done, total });
     }
 
     async fn stored(&mut self, stored: Vec<StoredMatrix>, parent: &str) -> Result<Linear> {
@@ -280,7 +303,8 @@ impl Model {
             Some(stored) => Some(loader.stored(vec![stored], "").await?),
             None => None,
         };
-        let disk = loader.disk;
+        let (disk, total) = (loader.disk, loader.total);
+        progress(Progress { stage: Stage::Weights, done: total, total }); // norms are not counted one by one
         let mut modules: Vec<String> = embedding.modules("model").collect();
         modules.extend(own_head.iter().flat_map(|head| head.modules("")));
         for (i, l) in layers.iter().enumerate() {
@@ -338,6 +362,9 @@ impl Model {
         decode.push(Op::Argmax { logits: logits.clone(), step: step.clone() });
         let mut every = Vec::new();
         head_ops(&mut every, &many, &block_normed, &block_logits);
+        let ops = prefill.iter().chain(&decode).chain(&every);
+        let compiled = |done, total| progress(Progress { stage: Stage::Kernels, done, total });
+        device.compile(&step, ops, compiled).await?;
 
         let model = Self {
             prefill: device.record(&step, prefill).await?,
@@ -391,11 +418,10 @@ impl Model {
         }
     }
 
-    /// Checks tokens and makes room for them: dynamic RoPE turns with the length of the text.
-    fn prepare(&self, position: usize, tokens: &[u32]) -> Result<()> {
-        let end = position + tokens.len();
-        if end > self.context {
-            return Err(Error::ContextFull { prompt: end, context: self.context });
+    /// Checks tokens and makes room for them in a text of `length` positions, with whose length dynamic RoPE turns.
+    fn prepare(&self, position: usize, tokens: &[u32], length: usize) -> Result<()> {
+        if length > self.context {
+            return Err(Error::ContextFull { prompt: length, context: self.context });
         }
         if let Some(id) = tokens.iter().find(|&&id| id as usize >= self.config.vocab) {
             return Err(Error::invalid("token outside the vocabulary")
@@ -405,47 +431,52 @@ impl Model {
         if tokens.is_empty() {
             return Err(Error::invalid("no tokens").remedy("give at least one token"));
         }
-        if self.config.turns_with_length(end) || self.turned.load(Ordering::Relaxed) {
+        if self.config.turns_with_length(length) || self.turned() {
             self.turned.store(true, Ordering::Relaxed);
-            self.rotate(position, tokens.len(), end);
+            self.rotate(position, tokens.len(), length);
         }
         self.runs.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
+    /// Dynamic RoPE has turned keys for the length of some text.
+    pub fn turned(&self) -> bool {
+        self.turned.load(Ordering::Relaxed)
+    }
+
     /// Runs a prompt that starts at `position`, in chunks; the logits of its last token stay on the device, with
-    /// their argmax as the next token. `progress` is told how many tokens are done.
-    pub async fn prefill(
-        &self,
-        position: usize,
-        tokens: &[u32],
-        mut progress: impl FnMut(usize),
-    ) -> Result<u32> {
-        self.prepare(position, tokens)?;
-        let mut done = 0;
-        let mut chosen = 0;
+    /// their argmax as the next token.
+    pub async fn prefill(&self, position: usize, tokens: &[u32]) -> Result<u32> {
+        let length = position + tokens.len();
+        let mut at = position;
+        let mut chosen = None;
         for chunk in tokens.chunks(PREFILL_CHUNK) {
-            let last = done + chunk.len() == tokens.len();
-            let at = position + done;
-            if tokens.len() == 1 {
-                let step =
-                    Step { position: at, tokens: Tokens::Given(chunk.to_vec()), head_first: 0, head_rows: 1 };
-                chosen = self.run_for_token(&self.decode, &step).await?;
-            } else {
-                let (head_first, tokens) = (chunk.len() - 1, Tokens::Given(chunk.to_vec()));
-                let step = Step { position: at, tokens, head_first, head_rows: 1 };
-                if last {
-                    chosen = self.run_for_token(&self.prefill, &step).await?;
-                } else {
-                    // Reading anything back waits for the chunk, so that no submission grows too long.
-                    let nothing = (&self.step, 0, 1);
-                    self.device.run_and_read(&self.body, &self.step, &step, nothing).await?;
-                }
-            }
-            done += chunk.len();
-            progress(done);
+            chosen = self.prefill_chunk(at, chunk, length).await?;
+            at += chunk.len();
         }
-        Ok(chosen)
+        chosen.ok_or_else(|| Error::invalid("no tokens").remedy("give at least one token"))
+    }
+
+    /// Runs at most [`PREFILL_CHUNK`] tokens at `position` of a text of `length` tokens in all; after the last of them,
+    /// the next token.
+    pub async fn prefill_chunk(&self, position: usize, chunk: &[u32], length: usize) -> Result<Option<u32>> {
+        if chunk.len() > PREFILL_CHUNK || position + chunk.len() > length {
+            return Err(Error::invalid("chunk of a prompt")
+                .expected(format!("at most {PREFILL_CHUNK} tokens, inside the text"))
+                .found(format!("{} at {position} of {length}", chunk.len())));
+        }
+        self.prepare(position, chunk, length)?;
+        let last = position + chunk.len() == length;
+        let head_first = if last { chunk.len() - 1 } else { 0 };
+        let step = Step { position, tokens: Tokens::Given(chunk.to_vec()), head_first, head_rows: 1 };
+        if !last {
+            // Reading anything back waits for the chunk, so that no submission grows too long.
+            let nothing = (&self.step, 0, 1);
+            self.device.run_and_read(&self.body, &self.step, &step, nothing).await?;
+            return Ok(None);
+        }
+        let recording = if chunk.len() == 1 { &self.decode } else { &self.prefill };
+        self.run_for_token(recording, &step).await.map(Some)
     }
 
     async fn run_for_token(&self, recording: &Recording, step: &Step) -> Result<u32> {
@@ -476,8 +507,8 @@ impl Model {
 
     fn decode_step(&self, position: usize, tokens: Tokens) -> Result<Step> {
         match &tokens {
-            Tokens::Given(ids) => self.prepare(position, ids)?,
-            Tokens::Chosen => self.prepare(position, &[0])?,
+            Tokens::Given(ids) => self.prepare(position, ids, position + ids.len())?,
+            Tokens::Chosen => self.prepare(position, &[0], position + 1)?,
         }
         Ok(Step { position, tokens, head_first: 0, head_rows: 1 })
     }
@@ -493,7 +524,7 @@ impl Model {
         tokens: &[u32],
         mut each: impl FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
-        self.prepare(0, tokens)?;
+        self.prepare(0, tokens, tokens.len())?;
         for (i, chunk) in tokens.chunks(PREFILL_CHUNK).enumerate() {
             let position = i * PREFILL_CHUNK;
             let mut step =

@@ -119,7 +119,7 @@ async fn check_prompt(
     if !prompt.argmax.is_empty() {
         assert_eq!(argmaxes, prompt.argmax, "{name}: argmax of each position");
     }
-    let mut next = model.prefill(0, &prompt.tokens, |_| {}).await.expect("prefill");
+    let mut next = model.prefill(0, &prompt.tokens).await.expect("prefill");
     let mut logits = model.logits().await.expect("logits");
     if !prompt.logits.is_empty() {
         let error = relative_error(&logits, &prompt.logits);
@@ -308,7 +308,7 @@ fn adapters_work_on_every_codec() {
             let adapters =
                 if adapted { vec![Adapter::open(path).await.expect("an adapter")] } else { vec![] };
             let model = load(device, &tiny.join(name), adapters, Precision::F32).await;
-            model.prefill(0, &prompt[..4], |_| {}).await.expect("prefill");
+            model.prefill(0, &prompt[..4]).await.expect("prefill");
             model.decode(4, Tokens::Given(vec![prompt[4]])).await.expect("decode");
             model.logits().await.expect("logits")
         })
@@ -342,7 +342,7 @@ fn no_part_of_an_adapter_is_ignored() {
         let options = LoadOptions { precision: Precision::F32, context: Some(8), adapters };
         pollster::block_on(async {
             let model = Model::load(&Device::Cpu, &checkpoint, &options, |_| {}).await?;
-            model.prefill(0, &[1, 2], |_| {}).await?;
+            model.prefill(0, &[1, 2]).await?;
             model.logits().await
         })
     };

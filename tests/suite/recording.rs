@@ -4,7 +4,7 @@ use crate::adapters::contexts;
 use crate::shared::shared;
 use halfbyte::checkpoint::Checkpoint;
 use halfbyte::gpu::{Context, Options};
-use halfbyte::model::{LoadOptions, Precision};
+use halfbyte::model::{LoadOptions, Precision, Progress, Stage};
 use halfbyte::ops::{Op, Tokens};
 use halfbyte::verify::relative_error;
 use halfbyte::{Device, Model, embedded};
@@ -38,7 +38,7 @@ fn cost(context: &Context, run: impl Future<Output = halfbyte::Result<u32>>) -> 
 fn check_step(context: &Context, checkpoint: &Checkpoint, name: &str) {
     let model = load(context, checkpoint);
     let prompt: Vec<u32> = (0..128).map(|i| 3 + i % 90).collect();
-    let prefill = cost(context, model.prefill(0, &prompt, |_| {}));
+    let prefill = cost(context, model.prefill(0, &prompt));
     let decode = cost(context, model.decode(128, Tokens::Chosen));
     let transforms = model.decode_ops().iter().filter(|op| matches!(op, Op::Hadamard { .. })).count();
     let [submits, passes, dispatches, uploads, up, down] = decode;
@@ -73,7 +73,7 @@ fn a_matrix_larger_than_a_binding_is_cut_by_rows() {
         let options = LoadOptions { precision: Precision::F32, context: Some(64), ..LoadOptions::default() };
         pollster::block_on(async {
             let model = Model::load(&Device::Gpu(context), &checkpoint, &options, |_| {}).await?;
-            model.prefill(0, &prompt, |_| {}).await?;
+            model.prefill(0, &prompt).await?;
             Ok::<_, halfbyte::Error>((model.dispatches().0, model.logits().await?))
         })
     };
@@ -105,8 +105,27 @@ fn a_lost_device_is_an_error() {
     });
     let checkpoint = pollster::block_on(embedded::open()).expect("the embedded model");
     let model = load(&context, &checkpoint);
-    pollster::block_on(model.prefill(0, &[0, 499], |_| {})).expect("the device is there");
+    pollster::block_on(model.prefill(0, &[0, 499])).expect("the device is there");
     device.destroy();
     let error = pollster::block_on(model.decode(2, Tokens::Chosen)).expect_err("the device is gone");
     assert!(matches!(error, halfbyte::Error::DeviceLost(_)), "{error}");
+}
+
+#[test]
+fn loading_tells_of_weights_and_then_of_kernels() {
+    let context = contexts(&Options::default()).remove(0);
+    let checkpoint = pollster::block_on(embedded::open()).expect("the embedded model");
+    let mut told = Vec::new();
+    let options = LoadOptions { context: Some(64), ..LoadOptions::default() };
+    let device = Device::Gpu(context.clone());
+    pollster::block_on(Model::load(&device, &checkpoint, &options, |p| told.push(p))).expect("it loads");
+    let (weights, kernels): (Vec<Progress>, Vec<Progress>) =
+        told.iter().copied().partition(|p| p.stage == Stage::Weights);
+    for stage in [&weights, &kernels] {
+        assert!(stage.windows(2).all(|p| p[0].done <= p[1].done && p[0].total == p[1].total), "{stage:?}");
+        assert!(stage.last().is_some_and(|p| p.done == p.total && p.total > 5), "{stage:?}");
+    }
+    assert!(told.is_sorted_by_key(|p| p.stage == Stage::Kernels), "weights first: {told:?}");
+    // Each kernel is compiled in this stage, none later and none twice.
+    assert_eq!(kernels.last().map(|p| p.total), Some(context.shaders().len() as u64));
 }

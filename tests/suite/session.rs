@@ -2,7 +2,7 @@
 
 use halfbyte::model::{LoadOptions, Precision};
 use halfbyte::sampler::SamplerOptions;
-use halfbyte::session::{FinishReason, GenerateOptions};
+use halfbyte::session::{Event, FinishReason, GenerateOptions};
 use halfbyte::{Device, Error, Session, embedded};
 
 /// The embedded model on the CPU twin.
@@ -166,4 +166,43 @@ fn refuses_what_cannot_be_run() {
     assert!(error.to_string().contains("outside the vocabulary"), "{error}");
     drop(generation);
     assert!(!write(&mut session, "Once", &greedy(2)).0.is_empty());
+}
+
+#[test]
+fn a_long_prompt_can_be_watched_and_stopped() {
+    let mut session = tale(400);
+    let prompt: Vec<u32> = (0..300).map(|i| 3 + i * 37 % 900).collect();
+    let mut generation = session.generate_from(prompt.clone(), &greedy(8)).expect("a prompt");
+    let whole = generation.wait().expect("it writes");
+    session.reset();
+    let mut generation = session.generate_from(prompt.clone(), &greedy(8)).expect("a prompt");
+    let event = pollster::block_on(generation.next_event()).expect("an event").expect("it reads");
+    assert_eq!(event, Event::Prompt { done: 128, total: 300 });
+    drop(generation); // in the middle of the prompt; what was read is kept
+    let mut generation = session.generate_from(prompt, &greedy(8)).expect("a prompt");
+    let event = pollster::block_on(generation.next_event()).expect("an event").expect("it reads");
+    assert_eq!(event, Event::Prompt { done: 256, total: 300 });
+    assert_eq!(whole, generation.wait().expect("it writes"));
+}
+
+#[test]
+fn a_text_goes_on_with_another_load_of_its_model() {
+    let mut session = tale(400);
+    let sampled = SamplerOptions { seed: Some(7), ..SamplerOptions::default() };
+    for sampling in [SamplerOptions::greedy(), sampled] {
+        let options = GenerateOptions { max_tokens: Some(24), sampling, ..GenerateOptions::default() };
+        let (whole, _) = write(&mut session, "One day", &options);
+        session.reset();
+        let mut generation = session.generate("One day", &options).expect("a prompt");
+        let mut text = String::new();
+        for tokens in 0.. {
+            if [1, 2, 11].contains(&tokens) {
+                generation.replace_model(tale(400).model);
+            }
+            let Some(event) = pollster::block_on(generation.next_event()) else { break };
+            let Event::Text(piece) = event.expect("it writes") else { continue };
+            text += &piece;
+        }
+        assert_eq!(whole, text);
+    }
 }

@@ -31,7 +31,7 @@ const output = (program, args) => {
 
 /** The crate as a WebAssembly module; returns its path. */
 function compile() {
-  const args = ['rustc', '--release', '--lib', '--crate-type', 'cdylib', '--target', TRIPLE];
+  const args = ['rustc', '--profile', 'web', '--lib', '--crate-type', 'cdylib', '--target', TRIPLE];
   const features = ['--no-default-features', '--features', 'web'];
   // RUSTFLAGS replaces the flags of .cargo/config.toml, so its own is repeated.
   const RUSTFLAGS = '-C target-feature=+simd128 --cfg getrandom_backend="wasm_js"';
@@ -52,7 +52,7 @@ function compile() {
       CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER: existsSync(lld) ? lld : '/usr/bin/wasm-ld',
     });
   }
-  return join(target, TRIPLE, 'release', 'halfbyte.wasm');
+  return join(target, TRIPLE, 'web', 'halfbyte.wasm');
 }
 
 /** The program `wasm-bindgen` of exactly the version in Cargo.lock: one that is there, or a new one, kept. */

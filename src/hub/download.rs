@@ -1,28 +1,13 @@
-//! `hf:owner/repo[@revision]`: models of a Hugging Face hub, downloaded into its cache.
-//!
-//! Only the files that a model consists of are fetched, each once: the cache is laid out as `huggingface_hub` does it
-//! (`blobs`, `snapshots`, `refs`), so that other programs' downloads are found too. A download that breaks goes on
-//! where it stopped, in the same run or the next. Files whose etag is a SHA-256 are checked against it.
-//!
-//! ```no_run
-//! # fn main() -> halfbyte::Result<()> {
-//! use halfbyte::hub::{Hub, Source};
-//! let source: Source = "hf:HuggingFaceTB/SmolLM2-135M-Instruct".parse()?;
-//! let fetched = Hub::from_env()?.fetch(&source, &mut |p| println!("{} {}/{}", p.file, p.done, p.total))?;
-//! println!("{}", fetched.path.display()); // for Checkpoint::open
-//! # Ok(()) }
-//! ```
+//! Downloads into the cache of `huggingface_hub`.
 
+use super::choice::{Source, choose, index_file};
 use crate::error::{Error, Result};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeSet;
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::{Component, Path, PathBuf};
-use std::str::FromStr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use ureq::http::Response;
 use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
@@ -30,74 +15,11 @@ use ureq::{Agent, Body};
 
 /// Where models come from unless `HF_ENDPOINT` says otherwise.
 const ENDPOINT: &str = "https://huggingface.co";
-const INDEX: &str = "model.safetensors.index.json";
-const SINGLE: &str = "model.safetensors";
-/// What a model needs besides its weights.
-const SMALL: &[&str] = &[
-    "config.json",
-    "generation_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "quantize_config.json",
-    "adapter_config.json",
-];
 /// Longest answer of the API: a repository of ten thousand files stays below it.
 const MAX_INFO: u64 = 16 << 20;
 /// How often a broken download goes on without having got any further.
 const RETRIES: u32 = 4;
 const REDIRECTS: usize = 10;
-
-/// What `hf:…` names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
-    /// `owner/repo`
-    pub repo: String,
-    /// A branch, a tag or a commit.
-    pub revision: String,
-    /// One file of the repository, the rest of which is left alone: a `.gguf`, or a `.safetensors` with its
-    /// configuration.
-    pub file: Option<String>,
-}
-
-impl FromStr for Source {
-    type Err = Error;
-
-    /// Reads `hf:owner/repo[/file][@revision]`.
-    fn from_str(text: &str) -> Result<Self> {
-        let invalid = || {
-            Error::invalid("not a model of the hub")
-                .expected("hf:owner/repo, hf:owner/repo@revision or hf:owner/repo/file.gguf")
-                .found(text)
-        };
-        let name = text.strip_prefix("hf:").ok_or_else(invalid)?;
-        let (name, revision) = name.split_once('@').unwrap_or((name, "main"));
-        let mut parts = name.splitn(3, '/');
-        let plain = |part: Option<&str>| {
-            let part = part.filter(|p| !p.is_empty() && *p != "." && *p != "..")?;
-            part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)).then(|| part.to_string())
-        };
-        let (owner, repo) = plain(parts.next()).zip(plain(parts.next())).ok_or_else(invalid)?;
-        let file = parts.next().map(str::to_string);
-        let inside = |path: &str| Path::new(path).components().all(|c| matches!(c, Component::Normal(_)));
-        if revision.is_empty()
-            || !inside(revision)
-            || file.as_ref().is_some_and(|f| f.is_empty() || !inside(f))
-        {
-            return Err(invalid());
-        }
-        Ok(Self { repo: format!("{owner}/{repo}"), revision: revision.to_string(), file })
-    }
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "hf:{}", self.repo)?;
-        if let Some(file) = &self.file {
-            write!(f, "/{file}")?;
-        }
-        if self.revision == "main" { Ok(()) } else { write!(f, "@{}", self.revision) }
-    }
-}
 
 /// How far the download of a file has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,12 +92,6 @@ pub struct Hub {
     agent: Agent,
 }
 
-/// What is downloaded in order: small files, then weights.
-struct Wanted {
-    files: Vec<String>,
-    open: Option<String>, // the file to open, if not the folder
-}
-
 impl Hub {
     /// A hub.
     pub fn new(options: Options) -> Self {
@@ -237,18 +153,19 @@ impl Hub {
             }
             Ok(path)
         };
-        let wanted = wanted(source, &names, &mut |name| {
-            let path = fetch(name)?;
-            std::fs::read(&path).map_err(|e| Error::io(path.display(), e))
-        })?;
-        for name in &wanted.files {
+        let index = match index_file(source, &names) {
+            Some(name) => Some(read(&fetch(name)?)?),
+            None => None,
+        };
+        let chosen = choose(source, &names, index.as_deref())?;
+        for name in &chosen.files {
             fetch(name)?;
         }
         if source.revision != commit {
             // Last: what a name points to is complete.
             cache.create_ref(&commit).map_err(|e| self.disk(e, 0))?;
         }
-        let path = wanted.open.map_or(snapshot.clone(), |name| snapshot.join(name));
+        let path = chosen.open.map_or(snapshot.clone(), |name| snapshot.join(name));
         Ok(Fetched { path, commit, offline: false })
     }
 
@@ -263,15 +180,13 @@ impl Hub {
         let path = match &source.file {
             Some(file) => snapshot.join(file),
             None => {
-                let read = &mut |name: &str| {
-                    let path = snapshot.join(name);
-                    std::fs::read(&path).map_err(|e| Error::io(path.display(), e))
-                };
-                let Ok(wanted) = wanted(source, &names, read) else { return Ok(None) };
-                if wanted.files.iter().any(|name| !snapshot.join(name).exists()) {
+                let index = index_file(source, &names).map(|name| read(&snapshot.join(name))).transpose();
+                let Ok(index) = index else { return Ok(None) };
+                let Ok(chosen) = choose(source, &names, index.as_deref()) else { return Ok(None) };
+                if chosen.files.iter().any(|name| !snapshot.join(name).exists()) {
                     return Ok(None);
                 }
-                wanted.open.map_or(snapshot.clone(), |name| snapshot.join(name))
+                chosen.open.map_or(snapshot.clone(), |name| snapshot.join(name))
             }
         };
         Ok(path.exists().then_some(Fetched { path, commit, offline: true }))
@@ -545,6 +460,10 @@ impl Hub {
     }
 }
 
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|e| Error::io(path.display(), e))
+}
+
 /// Where the cache keeps a repository.
 fn folder(cache: &CacheRepo) -> PathBuf {
     cache.pointer_path("").parent().map(Path::to_path_buf).unwrap_or_default()
@@ -556,88 +475,6 @@ enum Broken {
     Final(Error),
     /// Worth another try; so many bytes were there.
     Network(Error, u64),
-}
-
-/// Chooses the files of a model; `read` gets the text of one.
-fn wanted(
-    source: &Source,
-    names: &[String],
-    read: &mut dyn FnMut(&str) -> Result<Vec<u8>>,
-) -> Result<Wanted> {
-    let has = |name: &str| names.iter().any(|n| n == name);
-    let flat = |name: &&String| !name.contains(['/', '\\']);
-    let ending = |end: &str| -> Vec<String> {
-        names.iter().filter(flat).filter(|n| n.ends_with(end)).cloned().collect()
-    };
-    let tokenizer = |n: &str| n.starts_with("tokenizer") && n.ends_with(".json");
-    let mut files: Vec<String> =
-        names.iter().filter(flat).filter(|n| SMALL.contains(&n.as_str()) || tokenizer(n)).cloned().collect();
-    if let Some(file) = &source.file {
-        if !has(file) {
-            let (ggufs, weights) = (ending(".gguf"), ending(".safetensors"));
-            let all: Vec<&str> = ggufs.iter().chain(&weights).map(String::as_str).collect();
-            let error = Error::missing(format!("{} has no file {file}", source.repo));
-            return Err(error.remedy(format!("it has {}", listed(&all))));
-        }
-        if file.ends_with(".gguf") {
-            files.clear();
-        } else if !file.ends_with(".safetensors") || file.contains('/') {
-            return Err(Error::unsupported(format!("file {file}"))
-                .expected("a .gguf, or a .safetensors beside its config.json"));
-        }
-        files.push(file.clone());
-        return Ok(Wanted { files, open: Some(file.clone()) });
-    }
-    if has("config.json") || has("adapter_config.json") {
-        let weights = if has(INDEX) {
-            files.push(INDEX.into());
-            shards(&read(INDEX)?)
-        } else if has(SINGLE) {
-            vec![SINGLE.into()]
-        } else {
-            ending(".safetensors")
-        };
-        if let Some(missing) = weights.iter().find(|name| !has(name)) {
-            return Err(Error::corrupt(format!(
-                "{} has no file {missing}, which {INDEX} names",
-                source.repo
-            )));
-        }
-        if !weights.is_empty() {
-            files.extend(weights);
-            return Ok(Wanted { files, open: None });
-        }
-    }
-    let ggufs: Vec<String> = names.iter().filter(|n| n.ends_with(".gguf")).cloned().collect();
-    match &ggufs[..] {
-        [] => {
-            let found: Vec<&str> = names.iter().map(String::as_str).collect();
-            Err(Error::missing(format!("{} has no .safetensors and no .gguf file", source.repo))
-                .found(listed(&found))
-                .remedy("PyTorch .bin files are not read: look for a converted copy"))
-        }
-        [file] => Ok(Wanted { files: vec![file.clone()], open: Some(file.clone()) }),
-        several => {
-            let found: Vec<&str> = several.iter().map(String::as_str).collect();
-            Err(Error::invalid(format!("{} has several GGUF files: {}", source.repo, listed(&found)))
-                .remedy(format!("name one, as in hf:{}/{}", source.repo, several[0])))
-        }
-    }
-}
-
-/// The files that an index names; those that are no plain names are left out, and missed later.
-fn shards(index: &[u8]) -> Vec<String> {
-    let json: Value = serde_json::from_slice(index).unwrap_or_default();
-    let map = json["weight_map"].as_object();
-    let names: BTreeSet<&str> = map.into_iter().flatten().filter_map(|(_, file)| file.as_str()).collect();
-    names.into_iter().filter(|name| !name.contains(['/', '\\', ':'])).map(str::to_string).collect()
-}
-
-/// At most 40 names.
-fn listed(names: &[&str]) -> String {
-    let more = if names.len() > 40 { format!(" and {} more", names.len() - 40) } else { String::new() };
-    let first: Vec<&str> = names.iter().take(40).copied().collect();
-    if names.is_empty() { "nothing".into() } else { first.join(", ") + &more }
 }
 
 /// `scheme://host:port` of an address.

@@ -1,0 +1,609 @@
+//! The core as JavaScript sees it: what `web/src/worker.js` calls. Options go in and reports come out as JSON.
+//!
+//! Errors are thrown as `Error` objects with a `kind`. A callback that returns `false`, or a promise of it, stops
+//! what is running; that throws an error of the kind `Aborted`, but for a generation, which ends with what it has.
+
+mod source;
+
+use crate::checkpoint::Checkpoint;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::gpu::{AdapterChoice, Browser, LimitSet, Options};
+use crate::hub;
+use crate::inspect::{self, inspect};
+use crate::model::{LoadOptions, Model as CoreModel, Precision, Progress, Stage};
+use crate::perplexity::{documents, perplexity};
+use crate::sampler::SamplerOptions;
+use crate::session::{Event, FinishReason, GenerateOptions, Session};
+use crate::verify::{Outcome, verify};
+use crate::{bench, chat};
+use js_sys::{Function, Promise};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sha2::Digest;
+use source::{CoreFile, PageFile};
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
+
+type Thrown<T> = std::result::Result<T, JsValue>;
+
+/// Panics, which would be bugs, say on the console what they are.
+#[wasm_bindgen(start)]
+pub fn start() {
+    console_error_panic_hook::set_once();
+}
+
+/// The version of the crate.
+#[wasm_bindgen]
+pub fn version() -> String {
+    env!("CARGO_PKG_VERSION").into()
+}
+
+fn thrown(kind: &str, message: &str) -> JsValue {
+    let error = js_sys::Error::new(message);
+    let _ = js_sys::Reflect::set(&error, &"kind".into(), &kind.into());
+    error.into()
+}
+
+fn throw(error: Error) -> JsValue {
+    thrown(error.kind(), &error.to_string())
+}
+
+fn options<T: for<'a> Deserialize<'a>>(text: &str) -> Thrown<T> {
+    serde_json::from_str(text).map_err(|e| thrown("Invalid", &format!("options: {e}")))
+}
+
+/// Runs `work` until it ends, or until `stop` is set between two of its steps.
+async fn until<T>(stop: &Cell<bool>, work: impl Future<Output = Result<T>>) -> Thrown<T> {
+    let mut work = pin!(work);
+    poll_fn(|context| match work.as_mut().poll(context) {
+        Poll::Ready(done) => Poll::Ready(done.map_err(throw)),
+        Poll::Pending if stop.get() => Poll::Ready(Err(thrown("Aborted", "stopped"))),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
+}
+
+/// Whether a callback's answer asks to stop: `false`, or a promise of it.
+async fn stops(answer: Thrown<JsValue>) -> Thrown<bool> {
+    let answer = match answer?.dyn_into::<Promise>() {
+        Ok(promise) => JsFuture::from(promise).await?,
+        Err(value) => value,
+    };
+    Ok(answer == JsValue::FALSE)
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct DeviceOptions {
+    adapter: String,
+    limits: String,
+    without: Vec<String>,
+    info: Option<AdapterInfo>,
+}
+
+impl Default for DeviceOptions {
+    fn default() -> Self {
+        Self { adapter: "gpu".into(), limits: "adapter".into(), without: Vec::new(), info: None }
+    }
+}
+
+/// `GPUAdapter.info`, as the worker has read it.
+#[derive(Clone, Default, Deserialize)]
+#[serde(default)]
+struct AdapterInfo {
+    vendor: String,
+    architecture: String,
+    device: String,
+    description: String,
+    fallback: bool,
+    subgroups: Option<(u32, u32)>,
+}
+
+/// Adapters that compute on the CPU, by what browsers call them.
+const SOFTWARE: &[&str] = &["swiftshader", "llvmpipe", "lavapipe", "softpipe", "warp", "basic render"];
+
+impl AdapterInfo {
+    fn browser(&self) -> Browser {
+        let short = format!("{} {} {}", self.vendor, self.architecture, self.device);
+        let name = if self.description.is_empty() { short.trim() } else { self.description.as_str() };
+        let all = format!("{short} {}", self.description).to_lowercase();
+        Browser {
+            name: if name.is_empty() { "WebGPU adapter".into() } else { name.to_owned() },
+            software: self.fallback || SOFTWARE.iter().any(|word| all.contains(word)),
+            subgroups: self.subgroups,
+        }
+    }
+}
+
+impl DeviceOptions {
+    async fn open(&self) -> Result<Device> {
+        let adapter = match self.adapter.as_str() {
+            "cpu" => return Ok(Device::Cpu),
+            "gpu" => AdapterChoice::Best,
+            "low-power" => AdapterChoice::LowPower,
+            other => {
+                return Err(Error::invalid("adapter").expected("gpu, low-power or cpu").found(other));
+            }
+        };
+        let limits = match self.limits.as_str() {
+            "adapter" => LimitSet::Adapter,
+            "floor" => LimitSet::Floor,
+            "iphone" => LimitSet::Iphone,
+            other => return Err(Error::invalid("limits").expected("adapter, floor or iphone").found(other)),
+        };
+        let browser = self.info.as_ref().map(AdapterInfo::browser);
+        let options =
+            Options { adapter, limits, without: self.without.clone(), browser, ..Options::default() };
+        Device::gpu(&options).await
+    }
+}
+
+fn report(device: &Device) -> Value {
+    match device {
+        Device::Gpu(context) => {
+            let mut report = json!(context.report());
+            report["cpu"] = false.into();
+            report
+        }
+        Device::Cpu => json!({
+            "cpu": true, "name": "CPU", "backend": "wasm", "kind": "cpu", "driver": "",
+            "capabilities": {
+                "f16": false, "subgroups": null, "dot4": false, "software": true, "max_binding": 0,
+                "max_buffer": 0, "workgroup_bytes": 0, "invocations": 1, "memory_budget": null,
+            },
+        }),
+    }
+}
+
+async fn verify_device(device: &Device, on_outcome: &Function) -> Thrown<String> {
+    let Device::Gpu(context) = device else {
+        let what = "there is no GPU to verify: the CPU twin is what kernels are compared with";
+        return Err(thrown("AdapterMissing", what));
+    };
+    let stop = Cell::new(false);
+    let tell = |outcome: &Outcome| {
+        let answer = on_outcome.call1(&JsValue::NULL, &json!(outcome).to_string().into());
+        stop.set(stop.get() || answer.is_ok_and(|a| a == JsValue::FALSE));
+    };
+    let outcomes = until(&stop, verify(context, 0, tell)).await?;
+    Ok(json!(outcomes).to_string())
+}
+
+/// A GPU, or the CPU.
+#[wasm_bindgen(js_name = Device)]
+pub struct PageDevice {
+    device: Device,
+}
+
+#[wasm_bindgen(js_class = Device)]
+impl PageDevice {
+    /// Opens one; see `DeviceOptions` for the JSON.
+    pub async fn open(options_json: String) -> Thrown<PageDevice> {
+        let device = options::<DeviceOptions>(&options_json)?.open().await.map_err(throw)?;
+        Ok(Self { device })
+    }
+
+    /// What it is.
+    pub fn report(&self) -> String {
+        report(&self.device).to_string()
+    }
+
+    /// Every kernel against its CPU twin.
+    pub async fn verify(&self, on_outcome: Function) -> Thrown<String> {
+        verify_device(&self.device, &on_outcome).await
+    }
+
+    /// Takes the GPU away; for tests.
+    pub fn destroy(&self) {
+        if let Device::Gpu(context) = &self.device {
+            context.destroy();
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ModelOptions {
+    context: Option<usize>,
+    precision: String,
+    device: DeviceOptions,
+}
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        Self { context: None, precision: "auto".into(), device: DeviceOptions::default() }
+    }
+}
+
+impl ModelOptions {
+    fn load(&self) -> Result<LoadOptions> {
+        let precision = match self.precision.as_str() {
+            "auto" => Precision::Auto,
+            "f16" => Precision::F16,
+            "f32" => Precision::F32,
+            other => return Err(Error::invalid("precision").expected("f32, f16 or auto").found(other)),
+        };
+        Ok(LoadOptions { precision, context: self.context, adapters: Vec::new() })
+    }
+}
+
+fn stage_name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Weights => "weights",
+        Stage::Kernels => "kernels",
+    }
+}
+
+/// Hands load progress to JavaScript, and its wish to stop back.
+fn loading<'a>(on_progress: &'a Function, stop: &'a Cell<bool>) -> impl FnMut(Progress) + 'a {
+    move |Progress { stage, done, total }| {
+        let (done, total) = ((done as f64).into(), (total as f64).into());
+        let answer = on_progress.call3(&JsValue::NULL, &stage_name(stage).into(), &done, &total);
+        stop.set(stop.get() || answer.is_ok_and(|a| a == JsValue::FALSE));
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Request {
+    text: Option<String>,
+    messages: Option<Vec<chat::Message>>,
+    tokens: Option<Vec<u32>>,
+    max_tokens: Option<usize>,
+    temperature: Option<f32>,
+    top_k: Option<usize>,
+    top_p: Option<f32>,
+    min_p: Option<f32>,
+    repeat_penalty: Option<f32>,
+    repeat_last: Option<usize>,
+    seed: Option<u64>,
+    stop: Vec<String>,
+}
+
+impl Request {
+    fn options(&mut self) -> GenerateOptions {
+        let usual = SamplerOptions::default();
+        let sampling = SamplerOptions {
+            temperature: self.temperature.unwrap_or(usual.temperature),
+            top_k: self.top_k.unwrap_or(usual.top_k),
+            top_p: self.top_p.unwrap_or(usual.top_p),
+            min_p: self.min_p.unwrap_or(usual.min_p),
+            repeat_penalty: self.repeat_penalty.unwrap_or(usual.repeat_penalty),
+            repeat_last: self.repeat_last.unwrap_or(usual.repeat_last),
+            seed: self.seed,
+        };
+        GenerateOptions { max_tokens: self.max_tokens, sampling, stop: std::mem::take(&mut self.stop) }
+    }
+}
+
+/// How often in a row a lost GPU is set up again before that counts as an error.
+const RECOVERIES: u32 = 2;
+
+/// A model with its tokenizer, ready to run. One call at a time: the worker sees to that.
+#[wasm_bindgen(js_name = Model)]
+pub struct PageModel {
+    checkpoint: Checkpoint,
+    options: ModelOptions,
+    inspected: inspect::Report,
+    session: RefCell<Session>,
+}
+
+#[wasm_bindgen(js_class = Model)]
+#[allow(clippy::await_holding_refcell_ref)] // a second call at the same time gets `Invalid`, not a panic
+impl PageModel {
+    /// Streams the weights of `files` to `device`.
+    pub async fn load(
+        device: &PageDevice,
+        files: Vec<CoreFile>,
+        options_json: String,
+        on_progress: Function,
+    ) -> Thrown<PageModel> {
+        let options: ModelOptions = options(&options_json)?;
+        let device = &device.device;
+        let stop = Cell::new(false);
+        let work = async {
+            let load = options.load()?;
+            let files = files.into_iter().map(PageFile::new);
+            let files = files.map(|file| (file.name().to_string(), file)).collect();
+            let checkpoint = Checkpoint::from_files(files).await?;
+            let (context, f32_cache) = (options.context, load.precision == Precision::F32);
+            let look = inspect::Options { sha256: false, context, f32_cache };
+            let inspected = inspect(&checkpoint, device, look, |_, _| {}).await?;
+            let session = Session::load(device, &checkpoint, &load, loading(&on_progress, &stop)).await?;
+            Ok((checkpoint, inspected, session))
+        };
+        let (checkpoint, inspected, session) = until(&stop, work).await?;
+        Ok(Self { checkpoint, options, inspected, session: RefCell::new(session) })
+    }
+
+    /// What it is.
+    pub fn info(&self) -> Thrown<String> {
+        let session = self.session()?;
+        let config = self.checkpoint.config();
+        let inspected = &self.inspected;
+        Ok(json!({
+            "name": inspected.name,
+            "format": inspected.format,
+            "architecture": inspected.architecture,
+            "layers": config.layers,
+            "hidden": config.hidden,
+            "heads": config.heads,
+            "kvHeads": config.kv_heads,
+            "vocabulary": config.vocab,
+            "context": session.model.context,
+            "parameters": inspected.totals.parameters,
+            "bitsPerWeight": inspected.totals.bits_per_weight,
+            "chat": session.template.is_some(),
+            "tensors": inspected.tensors,
+            "memory": memory(&session),
+        })
+        .to_string())
+    }
+
+    /// Where it runs.
+    pub fn adapter(&self) -> Thrown<String> {
+        Ok(report(self.session()?.model.device()).to_string())
+    }
+
+    /// Writes; see `Request` for the JSON. `on_event` is given `'piece'` with text, `'progress'` with a stage and
+    /// how much of how much is done, and `'tick'` for a token that completes no text.
+    pub async fn generate(&self, request_json: String, on_event: Function) -> Thrown<String> {
+        let mut request: Request = options(&request_json)?;
+        let session = &mut *self.session()?;
+        let tell = |kind: &str, text: &str, done: usize, total: usize| {
+            let arguments = js_sys::Array::of4(&kind.into(), &text.into(), &done.into(), &total.into());
+            stops(on_event.apply(&JsValue::NULL, &arguments))
+        };
+        let stop = Cell::new(false);
+        let reloading = |Progress { stage, done, total }| {
+            let (done, total) = ((done as f64).into(), (total as f64).into());
+            let arguments = js_sys::Array::of4(&"progress".into(), &stage_name(stage).into(), &done, &total);
+            let answer = on_event.apply(&JsValue::NULL, &arguments);
+            stop.set(stop.get() || answer.is_ok_and(|a| a == JsValue::FALSE));
+        };
+        self.recover(session, &stop, reloading).await?;
+        let options = request.options();
+        let generation = match request {
+            Request { tokens: Some(tokens), .. } => session.generate_from(tokens, &options),
+            Request { messages: Some(messages), .. } => session.chat(&messages, &options),
+            Request { text, .. } => session.generate(&text.unwrap_or_default(), &options),
+        };
+        let mut generation = generation.map_err(throw)?;
+        let (mut recoveries, mut in_a_row, mut cancelled) = (0, 0, false);
+        while let Some(event) = generation.next_event().await {
+            let asked = match event {
+                Ok(Event::Prompt { done, total }) => tell("progress", "prompt", done, total).await?,
+                Ok(Event::Text(text)) => {
+                    in_a_row = 0;
+                    tell(if text.is_empty() { "tick" } else { "piece" }, &text, 0, 0).await?
+                }
+                Err(Error::DeviceLost(_)) if in_a_row < RECOVERIES => {
+                    (recoveries, in_a_row) = (recoveries + 1, in_a_row + 1);
+                    generation.replace_model(self.reload(&stop, reloading).await?);
+                    false
+                }
+                Err(error) => return Err(throw(error)),
+            };
+            if asked {
+                cancelled = true;
+                break;
+            }
+        }
+        let summary = generation.summary();
+        let reason = match summary.finish_reason {
+            Some(FinishReason::Stop) => "stop",
+            Some(FinishReason::Length) => "length",
+            None => "cancelled",
+        };
+        debug_assert!(cancelled || summary.finish_reason.is_some());
+        Ok(json!({
+            "promptTokens": summary.prompt_token_ids,
+            "tokens": summary.token_ids,
+            "finishReason": reason,
+            "prefillTokensPerSecond": summary.prefill_tokens_per_s,
+            "decodeTokensPerSecond": summary.decode_tokens_per_s,
+            "seed": generation.seed(),
+            "recoveries": recoveries,
+        })
+        .to_string())
+    }
+
+    /// The ids of a text.
+    pub fn tokenize(&self, text: &str, special: bool) -> Thrown<Vec<u32>> {
+        self.session()?.tokenizer.encode(text, special).map_err(throw)
+    }
+
+    /// The text of some ids.
+    pub fn detokenize(&self, tokens: &[u32]) -> Thrown<String> {
+        Ok(self.session()?.tokenizer.decode(tokens))
+    }
+
+    /// How surprised it is by a text. `on_progress` is told how many of how many tokens are predicted.
+    pub async fn perplexity(&self, text: String, on_progress: Function) -> Thrown<String> {
+        let session = &mut *self.session()?;
+        self.recover(session, &Cell::new(false), |_| {}).await?;
+        let documents = documents(&session.tokenizer, &text, session.model.context).map_err(throw)?;
+        let total = documents.iter().map(|d| d.len() - 1).sum();
+        let stop = Cell::new(false);
+        let tell = |standing: &crate::perplexity::Perplexity| {
+            told(&on_progress, &stop, standing.tokens, total);
+        };
+        let found = until(&stop, perplexity(&session.model, &documents, tell)).await?;
+        Ok(json!(found).to_string())
+    }
+
+    /// How fast it is; see [`bench::Options`] for the JSON.
+    pub async fn bench(&self, options_json: String, on_progress: Function) -> Thrown<String> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Wanted {
+            prompt: Option<usize>,
+            generate: Option<usize>,
+            runs: Option<usize>,
+        }
+        let wanted: Wanted = options(&options_json)?;
+        let session = &mut *self.session()?;
+        self.recover(session, &Cell::new(false), |_| {}).await?;
+        let usual = bench::Options::default();
+        let options = bench::Options {
+            prompt: wanted.prompt.unwrap_or(usual.prompt),
+            generate: wanted.generate.unwrap_or(usual.generate),
+            runs: wanted.runs.unwrap_or(usual.runs),
+        };
+        let model = &session.model;
+        let stop = Cell::new(false);
+        let tell = |done, total| told(&on_progress, &stop, done, total);
+        let work = async {
+            let copy = bench::copy_bandwidth(model.device()).await?;
+            let weights = bench::weight_bytes_per_token(&self.checkpoint, model).await?;
+            Ok((copy, bench::bench(model, weights, copy, options, tell).await?))
+        };
+        let (copy, measured) = until(&stop, work).await?;
+        Ok(json!({
+            "version": version(),
+            "adapter": report(model.device()),
+            "copy_bytes_per_s": copy,
+            "model": {
+                "name": self.inspected.name,
+                "format": self.inspected.format,
+                "parameters": self.inspected.totals.parameters,
+                "bits_per_weight": self.inspected.totals.bits_per_weight,
+            },
+            "measured": measured,
+        })
+        .to_string())
+    }
+
+    /// Every kernel against its CPU twin, on the model's GPU.
+    pub async fn verify(&self, on_outcome: Function) -> Thrown<String> {
+        let session = &mut *self.session()?;
+        self.recover(session, &Cell::new(false), |_| {}).await?;
+        verify_device(session.model.device(), &on_outcome).await
+    }
+
+    /// Bytes in use.
+    pub fn memory(&self) -> Thrown<String> {
+        Ok(memory(&*self.session()?).to_string())
+    }
+
+    /// Forgets the conversation.
+    pub fn reset(&self) -> Thrown<()> {
+        self.session()?.reset();
+        Ok(())
+    }
+
+    /// Takes the GPU away; for tests.
+    #[wasm_bindgen(js_name = loseDevice)]
+    pub fn lose_device(&self) -> Thrown<()> {
+        if let Device::Gpu(context) = self.session()?.model.device() {
+            context.destroy();
+        }
+        Ok(())
+    }
+}
+
+impl PageModel {
+    fn session(&self) -> Thrown<std::cell::RefMut<'_, Session>> {
+        self.session.try_borrow_mut().map_err(|_| thrown("Invalid", "the model is busy: one call at a time"))
+    }
+
+    /// The same weights on a new device.
+    async fn reload(&self, stop: &Cell<bool>, progress: impl FnMut(Progress)) -> Thrown<CoreModel> {
+        let work = async {
+            let device = self.options.device.open().await?;
+            CoreModel::load(&device, &self.checkpoint, &self.options.load()?, progress).await
+        };
+        until(stop, work).await
+    }
+
+    /// Sets the GPU up again if it was lost while nothing ran.
+    async fn recover(
+        &self,
+        session: &mut Session,
+        stop: &Cell<bool>,
+        progress: impl FnMut(Progress),
+    ) -> Thrown<()> {
+        if let Device::Gpu(context) = session.model.device()
+            && let Err(error) = context.check_late().await
+        {
+            if !matches!(error, Error::DeviceLost(_)) {
+                return Err(throw(error));
+            }
+            session.replace_model(self.reload(stop, progress).await?);
+        }
+        Ok(())
+    }
+}
+
+/// Calls back with a count.
+fn told(on_progress: &Function, stop: &Cell<bool>, done: usize, total: usize) {
+    let answer = on_progress.call2(&JsValue::NULL, &done.into(), &total.into());
+    stop.set(stop.get() || answer.is_ok_and(|a| a == JsValue::FALSE));
+}
+
+fn memory(session: &Session) -> Value {
+    let memory = &session.model.memory;
+    json!({
+        "weights": memory.weights_bytes_gpu,
+        "kv": memory.kv_bytes,
+        "gpu": session.model.device().allocated(),
+    })
+}
+
+/// SHA-256 of bytes that come in pieces: `crypto.subtle` wants them all at once.
+#[wasm_bindgen]
+#[derive(Default)]
+pub struct Sha256 {
+    state: sha2::Sha256,
+}
+
+#[wasm_bindgen]
+impl Sha256 {
+    /// Of nothing yet.
+    #[wasm_bindgen(constructor)]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes a piece.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.state.update(bytes);
+    }
+
+    /// The hash of all pieces so far.
+    pub fn hex(&self) -> String {
+        self.state.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+fn hub_source_of(text: &str) -> Thrown<hub::Source> {
+    text.parse().map_err(throw)
+}
+
+/// What `hf:owner/repo[/file][@revision]` names.
+#[wasm_bindgen(js_name = hubSource)]
+pub fn hub_source(text: &str) -> Thrown<String> {
+    let hub::Source { repo, revision, file } = hub_source_of(text)?;
+    Ok(json!({ "repo": repo, "revision": revision, "file": file }).to_string())
+}
+
+/// The index file that [`hub_files`] wants to see.
+#[wasm_bindgen(js_name = hubIndex)]
+pub fn hub_index(source: &str, names: &str) -> Thrown<Option<String>> {
+    let names: Vec<String> = options(names)?;
+    Ok(hub::index_file(&hub_source_of(source)?, &names).map(str::to_owned))
+}
+
+/// The files of a repository that make the model.
+#[wasm_bindgen(js_name = hubFiles)]
+pub fn hub_files(source: &str, names: &str, index: Option<String>) -> Thrown<String> {
+    let names: Vec<String> = options(names)?;
+    let index = index.as_deref().map(str::as_bytes);
+    let choice = hub::choose(&hub_source_of(source)?, &names, index).map_err(throw)?;
+    Ok(json!(choice).to_string())
+}
