@@ -2,6 +2,7 @@
 // preflight; a token goes to the hub's own origin only.
 
 import { HalfbyteError, aborted, bytes, check } from '../errors.js';
+import { release } from './files.js';
 
 /** What is fetched, and kept in a cache's journal, at a time. */
 export const PIECE = 8 << 20;
@@ -89,9 +90,10 @@ export class HttpFile {
       this.#compare(response);
       if (this.size !== null) end = Math.min(end, this.size);
       for await (const chunk of this.#chunks(response, signal, idle)) {
-        if (at + chunk.length > end) throw this.#strange(`more than the ${bytes(end - start)} asked for`);
+        const { length } = chunk; // the sink may give its memory back
+        if (at + length > end) throw this.#strange(`more than the ${bytes(end - start)} asked for`);
         sink(chunk, at);
-        at += chunk.length;
+        at += length;
       }
       this.size ??= at; // less than was asked for, and nobody said how much there is
       if (at < Math.min(end, this.size)) throw new Broken(this.#unreachable('the connection broke'));
@@ -101,8 +103,9 @@ export class HttpFile {
   async #stream(response, sink, signal, idle) {
     let at = 0;
     for await (const chunk of this.#chunks(response, signal, idle)) {
+      const { length } = chunk;
       sink(chunk, at);
-      at += chunk.length;
+      at += length;
     }
     if (this.size !== null && at !== this.size) throw new Broken(this.#strange(`${bytes(at)} of ${bytes(this.size)}`));
     this.size = at;
@@ -114,6 +117,7 @@ export class HttpFile {
     await this.fetch(start, end, (chunk, at) => {
       if (at < start) throw this.#strange('the whole file instead of a part');
       out.set(chunk, at - start);
+      release(chunk);
     }, signal);
     return out;
   }
@@ -280,7 +284,11 @@ export class Blocks {
       block.catch(() => this.#blocks.delete(index));
     }
     this.#blocks.set(index, block); // the youngest comes last
-    while (this.#blocks.size > Blocks.KEPT) this.#blocks.delete(this.#blocks.keys().next().value);
+    if (this.#blocks.size > Blocks.KEPT) {
+      const [oldest, unused] = this.#blocks.entries().next().value;
+      this.#blocks.delete(oldest);
+      unused.then(release, () => {}); // whoever waits for it is called first
+    }
     return block;
   }
 
