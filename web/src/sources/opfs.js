@@ -64,12 +64,15 @@ export class Folder {
 
   /** `{ source, request, files: [{ name, size, version }], complete, used }`; null if there is none. */
   async manifest() {
-    const file = await this.file(MANIFEST);
-    try {
-      return file && JSON.parse(await file.text());
-    } catch {
-      return null; // a write that was cut short
+    for (let tries = 0; tries < 5; tries++) {
+      try {
+        const file = await this.file(MANIFEST);
+        return file && JSON.parse(await file.text());
+      } catch {
+        await new Promise((resolve) => setTimeout(resolve, 20)); // another tab is just writing it
+      }
     }
+    return null; // a write that was cut short
   }
 
   async writeManifest(manifest) {
