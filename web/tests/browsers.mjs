@@ -83,6 +83,13 @@ export async function chromium({ flags = [], webgpu = true } = {}) {
   };
 }
 
+/** Chromium by Puppeteer, which lets one ask a worker for its heap; its own interface. */
+export async function chromiumWithWorkers({ flags = [] } = {}) {
+  const { default: puppeteer } = await import('puppeteer-core');
+  const executablePath = program('CHROMIUM', ['/usr/bin/chromium', '/usr/bin/google-chrome']);
+  return puppeteer.launch({ executablePath, args: [...CHROMIUM_FLAGS, ...flags], headless: true, protocolTimeout: 900_000 });
+}
+
 /** Firefox over WebDriver BiDi. `prefs`: more of about:config; `webgpu: false`: a browser without it. */
 export async function firefox({ prefs = {}, webgpu = true } = {}) {
   const { default: puppeteer } = await import('puppeteer-core');

@@ -1,6 +1,7 @@
 // Brings the files of a model into its folder of the cache.
 
 import { HalfbyteError, bytes, check } from '../errors.js';
+import { release } from './files.js';
 import { Changed, PIECE } from './http.js';
 import { Part, full } from './opfs.js';
 
@@ -54,6 +55,7 @@ async function attempt(folder, files, { signal, tell, breathe, Sha256 }) {
           part.write(chunk, at);
           done += chunk.length;
           tell({ stage: 'download', done: total === undefined ? done : Math.min(done, total), total, name: file.name });
+          release(chunk);
         }, stop);
         part.finish(index);
       }

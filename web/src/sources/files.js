@@ -25,18 +25,38 @@ export function pick(files) {
   return best[1];
 }
 
+/**
+ * A file as the core reads it: one piece after the other, each copied before it asks for the next. What it is through
+ * with is freed at once; a collector would let a hundred MiB pile up.
+ */
+export function readable(name, size, read) {
+  const given = [];
+  return {
+    name,
+    size,
+    async read(start, end) {
+      const bytes = await read(start, end);
+      if (given.push(bytes) > 2) release(given.shift());
+      return bytes;
+    },
+  };
+}
+
+/** Gives the memory of an array back, if no other shares it. Older browsers wait for the collector. */
+export function release({ buffer, byteLength }) {
+  if (byteLength === buffer.byteLength) buffer.transfer?.(0);
+}
+
 /** A blob as the core reads it. */
-export const coreFile = (name, blob) => ({
-  name,
-  size: blob.size,
-  async read(start, end) {
+export function coreFile(name, blob) {
+  return readable(name, blob.size, async (start, end) => {
     try {
       return new Uint8Array(await blob.slice(start, end).arrayBuffer());
     } catch (error) {
       throw new HalfbyteError('Missing', `${name} can no longer be read (${error.message}): it was changed, moved or removed; choose it again`);
     }
-  },
-});
+  });
+}
 
 /** All files of a drop, those inside folders too. Call it inside the drop event: the browser forgets them after it. */
 export async function droppedFiles(dataTransfer) {

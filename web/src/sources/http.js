@@ -2,6 +2,7 @@
 // preflight; a token goes to the hub's own origin only.
 
 import { HalfbyteError, aborted, bytes, check } from '../errors.js';
+import { release } from './files.js';
 
 /** What is fetched, and kept in a cache's journal, at a time. */
 export const PIECE = 8 << 20;
@@ -9,6 +10,8 @@ const ATTEMPTS = 6; // in a row that bring nothing
 const FIRST_ATTEMPTS = 3; // while the server never answered: a wrong address, most likely
 const STALL = 30_000; // ms without a byte
 const LONGEST_WAIT = 60_000;
+/** The browser's own cache would keep everything a second time; the hub turns some referrers away. */
+const QUIET = { cache: 'no-store', referrerPolicy: 'no-referrer' };
 
 /** Worth another try. `wait`: ms that the server asked for. */
 class Broken extends Error {
@@ -87,9 +90,10 @@ export class HttpFile {
       this.#compare(response);
       if (this.size !== null) end = Math.min(end, this.size);
       for await (const chunk of this.#chunks(response, signal, idle)) {
-        if (at + chunk.length > end) throw this.#strange(`more than the ${bytes(end - start)} asked for`);
+        const { length } = chunk; // the sink may give its memory back
+        if (at + length > end) throw this.#strange(`more than the ${bytes(end - start)} asked for`);
         sink(chunk, at);
-        at += chunk.length;
+        at += length;
       }
       this.size ??= at; // less than was asked for, and nobody said how much there is
       if (at < Math.min(end, this.size)) throw new Broken(this.#unreachable('the connection broke'));
@@ -99,8 +103,9 @@ export class HttpFile {
   async #stream(response, sink, signal, idle) {
     let at = 0;
     for await (const chunk of this.#chunks(response, signal, idle)) {
+      const { length } = chunk;
       sink(chunk, at);
-      at += chunk.length;
+      at += length;
     }
     if (this.size !== null && at !== this.size) throw new Broken(this.#strange(`${bytes(at)} of ${bytes(this.size)}`));
     this.size = at;
@@ -112,6 +117,7 @@ export class HttpFile {
     await this.fetch(start, end, (chunk, at) => {
       if (at < start) throw this.#strange('the whole file instead of a part');
       out.set(chunk, at - start);
+      release(chunk);
     }, signal);
     return out;
   }
@@ -157,8 +163,7 @@ export class HttpFile {
     let response;
     const timer = setTimeout(() => idle.abort(), STALL);
     try {
-      // The browser's own cache would keep everything a second time.
-      response = await fetch(direct ?? this.url, { headers, cache: 'no-store', signal: either(signal, idle.signal) });
+      response = await fetch(direct ?? this.url, { ...QUIET, headers, signal: either(signal, idle.signal) });
     } catch (error) {
       check(signal);
       this.#direct = null;
@@ -197,7 +202,7 @@ export class HttpFile {
   async #length(signal) {
     const stop = new AbortController();
     try {
-      const response = await fetch(this.url, { headers: this.headers, cache: 'no-store', signal: either(signal, stop.signal) });
+      const response = await fetch(this.url, { ...QUIET, headers: this.headers, signal: either(signal, stop.signal) });
       const found = length(response);
       if (found !== null) return found;
     } catch (error) {
@@ -248,7 +253,9 @@ export class HttpFile {
       : this.#answered
         ? 'check the network, then load it again'
         : `either the network or ${host} is down, or ${host} does not let other pages read its files (CORS): it would have to send Access-Control-Allow-Origin; else download the file and open it from disk`;
-    return new HalfbyteError('Network', `${this.name}: cannot fetch it from ${host} (${why}); ${cause}. A download goes on where it stopped`);
+    // Firefox keeps to the letter: a request with a token asks the store that it is redirected to as well.
+    const token = this.headers.Authorization ? '; some browsers cannot follow the hub to its file store with a token: try another one' : '';
+    return new HalfbyteError('Network', `${this.name}: cannot fetch it from ${host} (${why}); ${cause}${token}. A download goes on where it stopped`);
   }
 
   #strange(found) {
@@ -277,7 +284,11 @@ export class Blocks {
       block.catch(() => this.#blocks.delete(index));
     }
     this.#blocks.set(index, block); // the youngest comes last
-    while (this.#blocks.size > Blocks.KEPT) this.#blocks.delete(this.#blocks.keys().next().value);
+    if (this.#blocks.size > Blocks.KEPT) {
+      const [oldest, unused] = this.#blocks.entries().next().value;
+      this.#blocks.delete(oldest);
+      unused.then(release, () => {}); // whoever waits for it is called first
+    }
     return block;
   }
 

@@ -2,7 +2,7 @@
 
 import { HalfbyteError, bytes } from '../errors.js';
 import { download } from './download.js';
-import { coreFile } from './files.js';
+import { coreFile, readable } from './files.js';
 import { Blocks, HttpFile } from './http.js';
 import { hubFiles } from './hub.js';
 import { Folder, lockName, unavailable } from './opfs.js';
@@ -80,7 +80,7 @@ async function fromNetwork(source, options, context) {
     if (!file.ranges && (file.size ?? file.expected ?? 0) > IN_MEMORY) throw tooLarge(file, why);
     if (file.ranges) {
       const blocks = new Blocks(file, running);
-      files.push({ name: file.name, size: file.size, read: (start, end) => blocks.read(start, end) });
+      files.push(readable(file.name, file.size, (start, end) => blocks.read(start, end)));
     } else {
       files.push(coreFile(file.name, await file.whole(IN_MEMORY, signal, tell)));
     }
@@ -126,7 +126,7 @@ async function throughCache(source, found, context) {
       channel.close();
     }
   }
-  return use(folder, await folder.manifest(), context);
+  return use(folder, (await folder.manifest()) ?? manifest(true), context);
 }
 
 /** Whether all is there, in the version that the server has. */

@@ -64,12 +64,15 @@ export class Folder {
 
   /** `{ source, request, files: [{ name, size, version }], complete, used }`; null if there is none. */
   async manifest() {
-    const file = await this.file(MANIFEST);
-    try {
-      return file && JSON.parse(await file.text());
-    } catch {
-      return null; // a write that was cut short
+    for (let tries = 0; tries < 5; tries++) {
+      try {
+        const file = await this.file(MANIFEST);
+        return file && JSON.parse(await file.text());
+      } catch {
+        await new Promise((resolve) => setTimeout(resolve, 20)); // another tab is just writing it
+      }
     }
+    return null; // a write that was cut short
   }
 
   async writeManifest(manifest) {
@@ -225,6 +228,8 @@ async function rename(folder, from, to) {
 /** What to say when the storage is full; `wanted` bytes were still to come. */
 export async function full(wanted) {
   const { usage = 0, quota = 0 } = await navigator.storage.estimate();
-  return new HalfbyteError('Quota', `the browser's storage is full: ${bytes(wanted)} more are needed, ${bytes(Math.max(0, quota - usage))} are free`
-    + ' for this site; delete a model that is cached here, free some disk space, or load without the cache; what was downloaded stays');
+  const free = Math.max(0, quota - usage);
+  // Some browsers do not tell the truth about it.
+  const room = free < wanted ? `${bytes(free)} are free for this site` : 'the browser gives no more';
+  return new HalfbyteError('Quota', `the browser's storage is full: ${bytes(wanted)} more are needed, ${room}; delete a model that is cached here, free some disk space, or load without the cache; what was downloaded stays`);
 }
