@@ -16,7 +16,7 @@ async fn story() -> halfbyte::Result<()> {
     let adapter = instance.request_adapter(&Default::default()).await.map_err(|e| missing(&e))?;
     let (device, queue) = adapter.request_device(&Default::default()).await.map_err(|e| missing(&e))?;
 
-    let device = Device::Gpu(Context::from_device(device, queue));
+    let device = Device::Gpu(Context::from_device(device, queue)?);
     let checkpoint = Checkpoint::open("models/tale.gguf").await?;
     let mut session = Session::load(&device, &checkpoint, &LoadOptions::default(), |_| {}).await?;
     let pieces = session.generate("One day", &GenerateOptions::default())?.into_stream();

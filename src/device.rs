@@ -280,7 +280,7 @@ impl Device {
     pub fn run(&self, recording: &Recording, step_tensor: &Tensor, step: &Step) -> Result<()> {
         self.write_step(step_tensor, step);
         match (self, &recording.gpu) {
-            (Device::Gpu(context), Some(gpu)) => gpu.run(context, step, None),
+            (Device::Gpu(context), Some(gpu)) => gpu.run(context, step, None).map(drop),
             _ => reference::run(&recording.ops, step_tensor, step),
         }
     }
@@ -298,8 +298,8 @@ impl Device {
             (Device::Gpu(context), Some(gpu)) => {
                 let staging = gpu.staging(context, words);
                 let copy = ReadBack { source: tensor.gpu()?, offset, words, staging: &staging };
-                gpu.run(context, step, Some(copy))?;
-                context.map(&staging).await
+                let submission = gpu.run(context, step, Some(copy))?;
+                context.map(&staging, submission).await
             }
             _ => {
                 reference::run(&recording.ops, step_tensor, step)?;

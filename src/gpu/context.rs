@@ -5,8 +5,13 @@ use crate::error::{Error, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+
+/// How long a thread waits for the GPU in one go: while it waits, wgpu lets no other thread present a frame.
+#[cfg(not(target_arch = "wasm32"))]
+const WAIT_SLICE: std::time::Duration = std::time::Duration::from_millis(1);
 
 /// Which adapter to use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,6 +56,19 @@ pub struct Options {
     pub max_binding: Option<u64>,
     /// Shader parts that replace the built-in ones, by file name; for tests that break a kernel on purpose.
     pub shader_overrides: BTreeMap<String, String>,
+}
+
+impl Options {
+    /// The features and limits that the kernels can make use of on `adapter`: what an app passes on when it makes
+    /// the device that it shares with halfbyte, see [`Context::from_device`].
+    pub fn device_descriptor(&self, adapter: &wgpu::Adapter) -> wgpu::DeviceDescriptor<'static> {
+        wgpu::DeviceDescriptor {
+            label: Some("halfbyte"),
+            required_features: features(adapter, &self.without),
+            required_limits: limits(adapter, self),
+            ..Default::default()
+        }
+    }
 }
 
 /// What wgpu's web backend does not tell of an adapter.
@@ -136,7 +154,42 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     report: AdapterReport,
     allocated: AtomicU64,
-    trouble: Arc<Mutex<Option<Error>>>,
+    trouble: Arc<Trouble>,
+    /// The device's error handlers belong to the caller: errors are caught in scopes.
+    borrowed: bool,
+    scopes: Mutex<Vec<Caught>>,
+}
+
+/// What an error scope has caught; a browser tells later.
+#[cfg(not(target_arch = "wasm32"))]
+type Caught = Pin<Box<dyn Future<Output = Option<wgpu::Error>> + Send>>;
+#[cfg(target_arch = "wasm32")]
+type Caught = Pin<Box<dyn Future<Output = Option<wgpu::Error>>>>;
+
+/// The first error since the last check.
+#[derive(Default)]
+struct Trouble(Mutex<Option<Error>>);
+
+impl Trouble {
+    /// The first error counts, but that the device is gone explains all others.
+    fn keep(&self, error: Error) {
+        if let Ok(mut slot) = self.0.lock()
+            && (slot.is_none() || matches!(error, Error::DeviceLost(_)))
+        {
+            *slot = Some(error);
+        }
+    }
+
+    fn take(&self) -> Option<Error> {
+        self.0.lock().ok()?.take()
+    }
+}
+
+fn ours(error: wgpu::Error) -> Error {
+    match error {
+        wgpu::Error::OutOfMemory { source } => Error::OutOfMemory(source.to_string()),
+        other => Error::Gpu(other.to_string()),
+    }
 }
 
 /// What crossed the border between host and device so far.
@@ -267,10 +320,14 @@ fn capabilities(
     }
 }
 
-fn report(index: usize, adapter: &wgpu::Adapter, options: &Options) -> AdapterReport {
-    let info = adapter.get_info();
-    let capabilities =
-        capabilities(&info, features(adapter, &options.without), &limits(adapter, options), options);
+fn report(
+    index: usize,
+    info: wgpu::AdapterInfo,
+    features: wgpu::Features,
+    limits: &wgpu::Limits,
+    options: &Options,
+) -> AdapterReport {
+    let capabilities = capabilities(&info, features, limits, options);
     AdapterReport {
         index,
         backend: info.backend.to_string(),
@@ -284,7 +341,10 @@ fn report(index: usize, adapter: &wgpu::Adapter, options: &Options) -> AdapterRe
 /// All usable adapters, best first, with what `options` would let them use.
 pub async fn adapters(options: &Options) -> Vec<AdapterReport> {
     let adapters = usable(&instance(), &options.adapter).await;
-    adapters.iter().enumerate().map(|(i, a)| report(i, a, options)).collect()
+    let report = |(i, a): (usize, &wgpu::Adapter)| {
+        report(i, a.get_info(), features(a, &options.without), &limits(a, options), options)
+    };
+    adapters.iter().enumerate().map(report).collect()
 }
 
 fn choose(adapters: Vec<wgpu::Adapter>, choice: &AdapterChoice) -> Result<(usize, wgpu::Adapter)> {
@@ -336,54 +396,56 @@ impl Context {
             }
         }
         let (index, adapter) = choose(usable(&instance(), &options.adapter).await, &options.adapter)?;
-        let descriptor = wgpu::DeviceDescriptor {
-            label: Some("halfbyte"),
-            required_features: features(&adapter, &options.without),
-            required_limits: limits(&adapter, options),
-            ..Default::default()
-        };
+        let descriptor = options.device_descriptor(&adapter);
         let (device, queue) = adapter
             .request_device(&descriptor)
             .await
             .map_err(|e| Error::Gpu(format!("{} refused: {e}", adapter.get_info().name)))?;
-        Ok(Self::new(device, queue, report(index, &adapter, options), options))
+        let trouble = Arc::new(Trouble::default());
+        let slot = trouble.clone();
+        device.on_uncaptured_error(Arc::new(move |error| slot.keep(ours(error))));
+        let slot = trouble.clone();
+        device.set_device_lost_callback(move |_, message| slot.keep(Error::DeviceLost(message)));
+        let report = report(index, adapter.get_info(), device.features(), &device.limits(), options);
+        Ok(Self::new(device, queue, report, options, Some(trouble)))
     }
 
-    /// Uses a device that the caller owns; it must have been made with the floor's limits or better.
-    pub fn from_device(device: wgpu::Device, queue: wgpu::Queue) -> Self {
-        let info = device.adapter_info();
+    /// Uses a device and queue that the caller owns and goes on using: an app's that draws with the same GPU.
+    ///
+    /// Make the device with [`Options::device_descriptor`], or add what that asks for to your own; a device with
+    /// less runs slower, and one below WebGPU's guaranteed minimum for compute is an error. The device's
+    /// `on_uncaptured_error` and lost callback stay the caller's: errors of halfbyte's own calls come back from
+    /// them as [`enum@Error`]s, that of a lost device when something is next read from it.
+    ///
+    /// Frames share the queue with the model, so a frame may have to wait for the step before it. Run the model
+    /// on a thread of its own: its calls block while the GPU works.
+    pub fn from_device(device: wgpu::Device, queue: wgpu::Queue) -> Result<Self> {
+        let has = device.limits();
+        let found = [
+            has.max_storage_buffers_per_shader_stage,
+            has.max_compute_invocations_per_workgroup,
+            has.max_compute_workgroup_storage_size,
+        ];
+        let floor = [8, Capabilities::FLOOR.invocations, Capabilities::FLOOR.workgroup_bytes];
+        if found.iter().zip(floor).any(|(&found, floor)| found < floor) {
+            return Err(Error::unsupported("the device was made with limits that compute cannot do with")
+                .expected(format!("storage buffers, invocations, workgroup bytes {floor:?}"))
+                .found(format!("{found:?}"))
+                .remedy("make it with halfbyte::gpu::Options::device_descriptor"));
+        }
         let options = Options::default();
-        let report = AdapterReport {
-            index: 0,
-            backend: info.backend.to_string(),
-            kind: kind_name(info.device_type).into(),
-            driver: format!("{} {}", info.driver, info.driver_info),
-            capabilities: capabilities(&info, device.features(), &device.limits(), &options),
-            name: info.name,
-        };
-        Self::new(device, queue, report, &options)
+        let report = report(0, device.adapter_info(), device.features(), &has, &options);
+        Ok(Self::new(device, queue, report, &options, None))
     }
 
-    fn new(device: wgpu::Device, queue: wgpu::Queue, report: AdapterReport, options: &Options) -> Self {
-        let trouble = Arc::new(Mutex::new(None));
-        // The first error counts, but that the device is gone explains all others.
-        let keep = |slot: &Mutex<Option<Error>>, error| {
-            if let Ok(mut slot) = slot.lock()
-                && (slot.is_none() || matches!(error, Error::DeviceLost(_)))
-            {
-                *slot = Some(error);
-            }
-        };
-        let slot = trouble.clone();
-        device.on_uncaptured_error(Arc::new(move |error| {
-            let error = match error {
-                wgpu::Error::OutOfMemory { source } => Error::OutOfMemory(source.to_string()),
-                other => Error::Gpu(other.to_string()),
-            };
-            keep(&slot, error);
-        }));
-        let slot = trouble.clone();
-        device.set_device_lost_callback(move |_, message| keep(&slot, Error::DeviceLost(message)));
+    /// `trouble` hears of a device's errors; of a caller's device there is none.
+    fn new(
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        report: AdapterReport,
+        options: &Options,
+        trouble: Option<Arc<Trouble>>,
+    ) -> Self {
         let unused = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("unused slot"),
             size: 16,
@@ -400,7 +462,9 @@ impl Context {
             counters: Counters::default(),
             report,
             allocated: AtomicU64::new(0),
-            trouble,
+            borrowed: trouble.is_none(),
+            trouble: trouble.unwrap_or_default(),
+            scopes: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -432,17 +496,45 @@ impl Context {
 
     /// The first error that the device reported since the last check; that it was lost, for ever.
     pub fn check(&self) -> Result<()> {
-        if self.shared.trouble.lock().is_ok_and(|slot| slot.is_none()) {
-            return Ok(());
+        if self.shared.borrowed
+            && let Ok(mut scopes) = self.shared.scopes.lock()
+        {
+            // Natively they all know; in a browser the rest is asked again next time.
+            let mut waker = std::task::Context::from_waker(std::task::Waker::noop());
+            scopes.retain_mut(|scope| match scope.as_mut().poll(&mut waker) {
+                std::task::Poll::Ready(error) => {
+                    error.into_iter().for_each(|error| self.shared.trouble.keep(ours(error)));
+                    false
+                }
+                std::task::Poll::Pending => true,
+            });
         }
+        let Some(error) = self.shared.trouble.take() else { return Ok(()) };
+        self.shared.trouble.keep(error);
         let _ = self.shared.device.poll(wgpu::PollType::Poll); // lets a lost device say so
-        match self.shared.trouble.lock() {
-            Ok(mut slot) => match &*slot {
-                Some(Error::DeviceLost(why)) => Err(Error::DeviceLost(why.clone())),
-                _ => slot.take().map_or(Ok(()), Err),
-            },
-            Err(_) => Ok(()),
+        match self.shared.trouble.take() {
+            Some(Error::DeviceLost(why)) => {
+                self.shared.trouble.keep(Error::DeviceLost(why.clone()));
+                Err(Error::DeviceLost(why))
+            }
+            other => other.map_or(Ok(()), Err),
         }
+    }
+
+    /// Calls the device; its errors are for [`Context::check`], not for the handlers of a device's owner.
+    pub(crate) fn call<T>(&self, call: impl FnOnce(&wgpu::Device, &wgpu::Queue) -> T) -> T {
+        let Shared { device, queue, .. } = &*self.shared;
+        if !self.shared.borrowed {
+            return call(device, queue);
+        }
+        use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
+        let [a, b, c] = [Internal, OutOfMemory, Validation].map(|filter| device.push_error_scope(filter));
+        let result = call(device, queue);
+        let caught: [Caught; 3] = [Box::pin(c.pop()), Box::pin(b.pop()), Box::pin(a.pop())];
+        if let Ok(mut scopes) = self.shared.scopes.lock() {
+            scopes.extend(caught);
+        }
+        result
     }
 
     /// A zeroed storage buffer of `bytes` (at least 16, a multiple of 16).
@@ -463,14 +555,17 @@ impl Context {
                  take a smaller model or a smaller --context"
             )));
         }
-        let buffer = self.shared.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some(label),
-            size: bytes,
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let buffer = self.raw_buffer(label, bytes, usage);
         self.check().inspect_err(|_| self.release(bytes))?;
         Ok(buffer)
+    }
+
+    /// A buffer that is in no books.
+    pub(crate) fn raw_buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {
+        let descriptor =
+            wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
+        self.call(|device, _| device.create_buffer(&descriptor))
     }
 
     /// Gives `bytes` back to the books when buffers are dropped.
@@ -482,16 +577,19 @@ impl Context {
     pub(crate) fn write(&self, buffer: &wgpu::Buffer, offset: usize, words: &[u32]) {
         self.shared.counters.uploads.fetch_add(1, Ordering::Relaxed);
         self.shared.counters.upload_bytes.fetch_add(words.len() as u64 * 4, Ordering::Relaxed);
-        self.shared.queue.write_buffer(buffer, offset as u64 * 4, bytemuck::cast_slice(words));
+        self.call(|_, queue| queue.write_buffer(buffer, offset as u64 * 4, bytemuck::cast_slice(words)));
     }
 
     /// Waits until everything submitted is done; natively `write_buffer` keeps staging memory until then.
     pub(crate) async fn wait(&self) -> Result<()> {
-        let (done, wait) = signal();
-        self.shared.queue.submit([]);
-        self.shared.queue.on_submitted_work_done(move || done.set(()));
-        self.poll();
-        wait.await;
+        let submission = self.call(|_, queue| queue.submit([]));
+        #[cfg(target_arch = "wasm32")]
+        {
+            let (done, wait) = signal();
+            self.shared.queue.on_submitted_work_done(move || done.set(()));
+            wait.await;
+        }
+        self.wait_for(submission);
         self.check()
     }
 
@@ -510,33 +608,39 @@ impl Context {
     /// Copies `words` words of `buffer` to the host.
     pub(crate) async fn read(&self, buffer: &wgpu::Buffer, offset: usize, words: usize) -> Result<Vec<u32>> {
         let staging = self.staging(words);
-        let mut encoder = self.shared.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(buffer, offset as u64 * 4, &staging, 0, words as u64 * 4);
-        self.shared.queue.submit([encoder.finish()]);
-        self.map(&staging).await
+        let submission = self.call(|device, queue| {
+            let mut encoder = device.create_command_encoder(&Default::default());
+            encoder.copy_buffer_to_buffer(buffer, offset as u64 * 4, &staging, 0, words as u64 * 4);
+            queue.submit([encoder.finish()])
+        });
+        self.check()?;
+        self.map(&staging, submission).await
     }
 
     /// A buffer that the host can read.
     pub(crate) fn staging(&self, words: usize) -> wgpu::Buffer {
-        self.shared.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("read-back"),
-            size: words as u64 * 4,
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        })
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        self.raw_buffer("read-back", words as u64 * 4, usage)
     }
 
-    /// Waits for `staging` and takes what is in it.
-    pub(crate) async fn map(&self, staging: &wgpu::Buffer) -> Result<Vec<u32>> {
+    /// Waits for `submission`, which fills `staging`, and takes what is in it.
+    pub(crate) async fn map(
+        &self,
+        staging: &wgpu::Buffer,
+        submission: wgpu::SubmissionIndex,
+    ) -> Result<Vec<u32>> {
         let (done, wait) = signal();
-        staging.map_async(wgpu::MapMode::Read, .., move |result| done.set(result));
-        self.poll();
-        let mapped = wait.await;
-        if mapped.is_err() {
+        self.call(|_, _| staging.map_async(wgpu::MapMode::Read, .., move |result| done.set(result)));
+        self.wait_for(submission);
+        if let Err(error) = wait.await {
+            if self.shared.borrowed {
+                // All went well before, so the buffer has gone with its device; only the owner is told of that.
+                self.shared.trouble.keep(Error::DeviceLost(error.to_string()));
+            }
             self.check_late().await?; // a lost device explains why
+            return Err(Error::Gpu(format!("reading back: {error}")));
         }
         self.check()?;
-        mapped.map_err(|e| Error::Gpu(format!("reading back: {e}")))?;
         let view = staging.get_mapped_range(..).map_err(|e| Error::Gpu(format!("reading back: {e}")))?;
         let words: Vec<u32> = bytemuck::pod_collect_to_vec(&view);
         self.shared.counters.read_bytes.fetch_add(words.len() as u64 * 4, Ordering::Relaxed);
@@ -545,13 +649,22 @@ impl Context {
         Ok(words)
     }
 
-    fn poll(&self) {
-        // A browser's event loop polls by itself. A failed wait shows as a lost device in `check`.
+    /// Blocks until `submission` is done; what others submit after it is not waited for.
+    #[cfg_attr(target_arch = "wasm32", expect(unused_variables, reason = "a browser's event loop polls"))]
+    fn wait_for(&self, submission: wgpu::SubmissionIndex) {
         #[cfg(not(target_arch = "wasm32"))]
-        if let Err(error) = self.shared.device.poll(wgpu::PollType::wait_indefinitely())
-            && let Ok(mut slot) = self.shared.trouble.lock()
-        {
-            slot.get_or_insert(Error::DeviceLost(error.to_string()));
+        loop {
+            let submission_index = Some(submission.clone());
+            let wait = wgpu::PollType::Wait { submission_index, timeout: Some(WAIT_SLICE) };
+            match self.shared.device.poll(wait) {
+                Err(wgpu::PollError::Timeout) => {}
+                Ok(_) => return,
+                Err(_) => {
+                    // The submission was refused, so there is nothing to wait for; `check` says why.
+                    let _ = self.shared.device.poll(wgpu::PollType::Poll);
+                    return;
+                }
+            }
         }
     }
 }

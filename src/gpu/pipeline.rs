@@ -58,39 +58,43 @@ impl Context {
     }
 
     async fn compile(&self, source: &Source) -> Result<Pipeline> {
-        let device = &self.shared.device;
-        let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
         let bindings = source.bindings();
         let entries: Vec<_> = bindings.iter().map(|(&binding, &kind)| layout_entry(binding, kind)).collect();
         let label = Some(source.name.as_str());
-        let layout =
-            device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
-        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label,
-            bind_group_layouts: &[Some(&layout)],
-            immediate_size: 0,
+        let (layout, pipeline, error) = self.call(|device, _| {
+            let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+            let layout = device
+                .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
+            let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label,
+                bind_group_layouts: &[Some(&layout)],
+                immediate_size: 0,
+            });
+            let descriptor = wgpu::ShaderModuleDescriptor {
+                label,
+                source: wgpu::ShaderSource::Wgsl(source.text.as_str().into()),
+            };
+            let checks = wgpu::ShaderRuntimeChecks {
+                force_loop_bounding: false,
+                ..wgpu::ShaderRuntimeChecks::checked()
+            };
+            // SAFETY: only the bound on loop iterations is dropped, memory accesses stay checked. Every loop of
+            // our kernels counts to a size that the host passes, so it ends.
+            let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
+            let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label,
+                layout: Some(&pipeline_layout),
+                module: &module,
+                entry_point: Some("main"),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    zero_initialize_workgroup_memory: false,
+                    ..Default::default()
+                },
+                cache: None,
+            });
+            (layout, pipeline, scope.pop())
         });
-        let descriptor = wgpu::ShaderModuleDescriptor {
-            label,
-            source: wgpu::ShaderSource::Wgsl(source.text.as_str().into()),
-        };
-        let checks =
-            wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() };
-        // SAFETY: only the bound on loop iterations is dropped, memory accesses stay checked. Every loop of our
-        // kernels counts to a size that the host passes, so it ends.
-        let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
-        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label,
-            layout: Some(&pipeline_layout),
-            module: &module,
-            entry_point: Some("main"),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                zero_initialize_workgroup_memory: false,
-                ..Default::default()
-            },
-            cache: None,
-        });
-        if let Some(error) = scope.pop().await {
+        if let Some(error) = error.await {
             return Err(Error::Gpu(explain(source, &error.to_string())));
         }
         Ok(Pipeline { name: source.name.clone(), bindings, layout, pipeline })

@@ -51,12 +51,8 @@ impl GpuRecording {
         for (slot, dispatch) in params.chunks_mut(UNIFORM_SLOT / 4).zip(&lowered) {
             slot[..dispatch.params.len()].copy_from_slice(&dispatch.params);
         }
-        let uniforms = shared.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("parameters"),
-            size: params.len().max(64) as u64 * 4,
-            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
+        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let uniforms = context.raw_buffer("parameters", params.len().max(64) as u64 * 4, usage);
         context.write(&uniforms, 0, &params);
         let mut dispatches = Vec::with_capacity(lowered.len());
         for (i, dispatch) in lowered.into_iter().enumerate() {
@@ -83,28 +79,35 @@ impl GpuRecording {
     }
 
     /// One compute pass, one submit.
-    pub(crate) fn run(&self, context: &Context, step: &Step, read: Option<ReadBack<'_>>) -> Result<()> {
-        let shared = &context.shared;
-        let mut encoder = shared.device.create_command_encoder(&Default::default());
-        let mut pass = encoder.begin_compute_pass(&Default::default());
-        for dispatch in &self.dispatches {
-            let Grid { x, y, rows_in_x } = dispatch.grid;
-            let y = y.map_or(1, |(rows, per)| (step.rows(rows) as u32).div_ceil(per));
-            let (x, y) = if rows_in_x { (y, 1) } else { (x, y) };
-            pass.set_pipeline(&dispatch.pipeline.pipeline);
-            pass.set_bind_group(0, &dispatch.bind_group, &[]);
-            pass.dispatch_workgroups(x, y, 1);
-        }
-        drop(pass);
-        if let Some(ReadBack { source, offset, words, staging }) = read {
-            encoder.copy_buffer_to_buffer(source, offset as u64 * 4, staging, 0, words as u64 * 4);
-        }
-        let counters = &shared.counters;
+    pub(crate) fn run(
+        &self,
+        context: &Context,
+        step: &Step,
+        read: Option<ReadBack<'_>>,
+    ) -> Result<wgpu::SubmissionIndex> {
+        let counters = &context.shared.counters;
         counters.submits.fetch_add(1, Ordering::Relaxed);
         counters.passes.fetch_add(1, Ordering::Relaxed);
         counters.dispatches.fetch_add(self.dispatches.len() as u64, Ordering::Relaxed);
-        shared.queue.submit([encoder.finish()]);
-        context.check()
+        let submission = context.call(|device, queue| {
+            let mut encoder = device.create_command_encoder(&Default::default());
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for dispatch in &self.dispatches {
+                let Grid { x, y, rows_in_x } = dispatch.grid;
+                let y = y.map_or(1, |(rows, per)| (step.rows(rows) as u32).div_ceil(per));
+                let (x, y) = if rows_in_x { (y, 1) } else { (x, y) };
+                pass.set_pipeline(&dispatch.pipeline.pipeline);
+                pass.set_bind_group(0, &dispatch.bind_group, &[]);
+                pass.dispatch_workgroups(x, y, 1);
+            }
+            drop(pass);
+            if let Some(ReadBack { source, offset, words, staging }) = read {
+                encoder.copy_buffer_to_buffer(source, offset as u64 * 4, staging, 0, words as u64 * 4);
+            }
+            queue.submit([encoder.finish()])
+        });
+        context.check()?;
+        Ok(submission)
     }
 }
 
@@ -127,9 +130,7 @@ fn bind(
         };
         entries.push(wgpu::BindGroupEntry { binding, resource });
     }
-    Ok(context.shared.device.create_bind_group(&wgpu::BindGroupDescriptor {
-        label: Some(&pipeline.name),
-        layout: &pipeline.layout,
-        entries: &entries,
-    }))
+    let (label, layout) = (Some(pipeline.name.as_str()), &pipeline.layout);
+    let descriptor = wgpu::BindGroupDescriptor { label, layout, entries: &entries };
+    Ok(context.call(|device, _| device.create_bind_group(&descriptor)))
 }

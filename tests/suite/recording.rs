@@ -9,7 +9,9 @@ use halfbyte::ops::{Op, Tokens};
 use halfbyte::verify::relative_error;
 use halfbyte::{Device, Model, embedded};
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
 
 /// Dispatches of a decode step beside the layers: gather, norm, head, argmax.
 const AROUND: usize = 4;
@@ -95,20 +97,58 @@ fn a_model_too_large_for_the_adapter_is_an_error() {
     assert!(message.contains("KV cache") && message.contains("--context"), "{message}");
 }
 
+/// An adapter, and a device as an app of its own makes it.
+fn app(descriptor: &wgpu::DeviceDescriptor<'_>) -> (wgpu::Device, wgpu::Queue) {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    pollster::block_on(async {
+        let adapter = instance.request_adapter(&Default::default()).await.expect("an adapter");
+        adapter.request_device(descriptor).await.expect("a device")
+    })
+}
+
 #[test]
 fn a_lost_device_is_an_error() {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-    let (context, device) = pollster::block_on(async {
-        let adapter = instance.request_adapter(&Default::default()).await.expect("an adapter");
-        let (device, queue) = adapter.request_device(&Default::default()).await.expect("a device");
-        (Context::from_device(device.clone(), queue), device)
-    });
+    let (device, queue) = app(&Default::default());
+    let context = Context::from_device(device.clone(), queue).expect("it can compute");
+    let lost = Arc::new(AtomicBool::new(false));
+    let seen = lost.clone();
+    device.set_device_lost_callback(move |_, _| seen.store(true, Relaxed));
     let checkpoint = pollster::block_on(embedded::open()).expect("the embedded model");
     let model = load(&context, &checkpoint);
     pollster::block_on(model.prefill(0, &[0, 499])).expect("the device is there");
     device.destroy();
     let error = pollster::block_on(model.decode(2, Tokens::Chosen)).expect_err("the device is gone");
     assert!(matches!(error, halfbyte::Error::DeviceLost(_)), "{error}");
+    assert!(lost.load(Relaxed), "the app's own callback was not called");
+}
+
+#[test]
+fn an_apps_device_keeps_its_error_handler() {
+    let (device, queue) = app(&Default::default());
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let seen = heard.clone();
+    device.on_uncaptured_error(Arc::new(move |e| seen.lock().expect("a lock").push(e.to_string())));
+    let context = Context::from_device(device.clone(), queue.clone()).expect("it can compute");
+    let tensor = Device::Gpu(context.clone()).zeros("small", 1, 4).expect("room");
+    Device::Gpu(context.clone()).write(&tensor, 1 << 20, &[1]);
+    let error = context.check().expect_err("it was written past its end");
+    assert!(matches!(error, halfbyte::Error::Gpu(_)), "{error}");
+    assert!(heard.lock().expect("a lock").is_empty(), "the app hears of halfbyte's errors");
+    context.check().expect("an error is told once");
+
+    let usage = wgpu::BufferUsages::COPY_DST;
+    let descriptor = wgpu::BufferDescriptor { label: None, size: 16, usage, mapped_at_creation: false };
+    queue.write_buffer(&device.create_buffer(&descriptor), 64, &[0; 16]);
+    assert_eq!(heard.lock().expect("a lock").len(), 1, "the app hears of its own errors");
+    context.check().expect("and halfbyte does not");
+}
+
+#[test]
+fn a_device_without_compute_is_refused() {
+    let required_limits = wgpu::Limits::downlevel_webgl2_defaults();
+    let (device, queue) = app(&wgpu::DeviceDescriptor { required_limits, ..Default::default() });
+    let error = Context::from_device(device, queue).expect_err("no storage buffers").to_string();
+    assert!(error.contains("device_descriptor"), "{error}");
 }
 
 #[test]

@@ -1,17 +1,41 @@
-// What the browser says of its GPU, and the one thing that wgpu's web backend does not do: ask for subgroups.
+// What the browser says of its GPU, and the two things that wgpu's web backend does not do: ask for subgroups, and keep
+// Firefox awake.
 
 let subgroupsWanted = false;
 let shimmed = false;
+
+/**
+ * Firefox looks only every 100 ms whether its GPU is done, unless something is submitted: so, while somebody waits,
+ * nothing is, again and again. Ten times the tokens a second.
+ */
+function attentive(device) {
+  const { queue } = device;
+  const watched = (done) => {
+    const timer = setInterval(() => queue.submit([]), 1);
+    return done.finally(() => clearInterval(timer));
+  };
+  const { onSubmittedWorkDone } = queue;
+  queue.onSubmittedWorkDone = () => watched(onSubmittedWorkDone.call(queue));
+  const { createBuffer } = device;
+  device.createBuffer = (descriptor) => {
+    const buffer = createBuffer.call(device, descriptor);
+    const { mapAsync } = buffer;
+    buffer.mapAsync = (...range) => watched(mapAsync.apply(buffer, range));
+    return buffer;
+  };
+  return device;
+}
 
 /** Makes every later `requestDevice` ask for subgroups, if they are wanted and the adapter has them. */
 function shim() {
   if (shimmed) return;
   shimmed = true;
   const request = GPUAdapter.prototype.requestDevice;
-  GPUAdapter.prototype.requestDevice = function (descriptor = {}) {
-    if (!subgroupsWanted || !this.features.has('subgroups')) return request.call(this, descriptor);
-    const requiredFeatures = [...new Set([...(descriptor.requiredFeatures ?? []), 'subgroups'])];
-    return request.call(this, { ...descriptor, requiredFeatures });
+  GPUAdapter.prototype.requestDevice = async function (descriptor = {}) {
+    const more = subgroupsWanted && this.features.has('subgroups') ? ['subgroups'] : [];
+    const requiredFeatures = [...new Set([...(descriptor.requiredFeatures ?? []), ...more])];
+    const device = await request.call(this, { ...descriptor, requiredFeatures });
+    return /Firefox\//.test(navigator.userAgent) ? attentive(device) : device;
   };
 }
 
