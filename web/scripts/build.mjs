@@ -19,6 +19,7 @@ const DIST = join(WEB, 'dist');
 const PACKAGE = join(DIST, 'halfbyte');
 const TRIPLE = 'wasm32-unknown-unknown';
 const TARGET = process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target');
+const LICENSES = ['LICENSE-APACHE', 'LICENSE-MIT'];
 /** What a visitor downloads at most besides the model, compressed. */
 const BUDGET = 1 << 20;
 
@@ -86,6 +87,7 @@ export function copy() {
   mkdirSync(PACKAGE, { recursive: true });
   cpSync(join(WEB, 'src'), PACKAGE, { recursive: true });
   cpSync(join(ROOT, 'models/tale.gguf'), join(PACKAGE, 'tale.gguf'));
+  for (const name of LICENSES) cpSync(join(ROOT, name), join(PACKAGE, name));
   for (const part of ['index.html', 'page']) {
     if (existsSync(join(WEB, part))) cpSync(join(WEB, part), join(DIST, part), { recursive: true });
   }
@@ -107,11 +109,11 @@ function sizes() {
       params: { [constants.BROTLI_PARAM_SIZE_HINT]: bytes.length },
     }).length;
     row(name, bytes.length, small);
-    if (name.endsWith('.gguf') || name.endsWith('.d.ts')) continue;
+    if (/\.gguf$|\.d\.ts$|LICENSE/.test(name)) continue; // never fetched, or not code
     sum.size += bytes.length;
     sum.small += small;
   }
-  row('all but the model and types', sum.size, sum.small);
+  row('all but model, types and licences', sum.size, sum.small);
   if (sum.small <= BUDGET) return true;
   console.error(`too large: ${sum.small} bytes compressed, at most ${BUDGET} may be`);
   return false;
