@@ -1,4 +1,4 @@
-// On the page: what `Halfbyte.load` was given, as something that can be sent to the worker.
+// On the page, or in a worker of the app: what `Halfbyte.load` was given, as something that can be sent to the worker.
 
 import { HalfbyteError } from '../errors.js';
 import { pick } from './files.js';
@@ -7,7 +7,7 @@ const HUB = /^[\w.-]+\/[\w.-]+(@[\w./-]+)?$/;
 const ADDRESS = /^([a-z][a-z0-9+.-]*:|\.{0,2}\/)|(\.gguf|\.safetensors|\/)$/i;
 
 /** `{ kind: 'embedded' | 'hub' | 'url' | 'files' | 'cached', … }` */
-export function describe(source, base = document.baseURI) {
+export function describe(source, base = globalThis.document?.baseURI ?? location.href) {
   if (source === 'embedded') return { kind: 'embedded' };
   if (source instanceof URL) return { kind: 'url', url: source.href };
   if (typeof source === 'string') {
