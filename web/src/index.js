@@ -16,7 +16,8 @@ export { droppedFiles } from './sources/files.js';
 function connect(given) {
   try {
     const worker = given ?? new Worker(new URL('./worker.js', import.meta.url), { type: 'module', name: 'halfbyte' });
-    return { remote: new Remote(worker), end: () => given || worker.terminate() };
+    const end = () => given || worker.terminate();
+    return { remote: new Remote(worker, end), end };
   } catch (error) {
     throw new HalfbyteError('WorkerLost', `no worker could be started: ${error.message}; serve worker.js from the page's own origin, or hand one over as \`worker\``);
   }

@@ -13,9 +13,12 @@ export class Remote {
   #prefix = unique();
   #count = 0;
   #lost = null;
+  #onLost;
 
-  constructor(worker) {
+  /** `onLost` is called once the worker is of no use any more. */
+  constructor(worker, onLost = () => {}) {
     this.#worker = worker;
+    this.#onLost = onLost;
     worker.addEventListener('message', (event) => this.#receive(event.data));
     worker.addEventListener('messageerror', () => this.lose('a message could not be read'));
     worker.addEventListener('error', (event) => this.lose(event.message
@@ -43,7 +46,9 @@ export class Remote {
 
   /** Fails what is running and all later calls. */
   lose(why) {
-    this.#lost ??= lost(why);
+    if (this.#lost) return;
+    this.#lost = lost(why);
+    this.#onLost();
     for (const { reject } of this.#calls.values()) reject(this.#lost);
   }
 

@@ -57,6 +57,11 @@ export class Model {
   async generate(request, onEvent) {
     const { text, messages, tokens, maxTokens = 1e9, stop = [], seed } = JSON.parse(request);
     if (text === 'trap') throw new WebAssembly.RuntimeError('unreachable');
+    if (text === 'uncaught') {
+      // A panic inside a future: its promise never settles.
+      setTimeout(() => { throw new WebAssembly.RuntimeError('unreachable'); });
+      return new Promise(() => {});
+    }
     if (text === 'throw') throw fail('ContextFull', 'the prompt has 9 tokens but the context holds 8: shorten it');
     if (text === 'read') await this.files[0].read(0, 10);
     const prompt = tokens ?? [...(text ?? messages.map(({ content }) => content).join('|'))].map((c) => c.codePointAt(0));

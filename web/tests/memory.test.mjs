@@ -14,7 +14,7 @@ const LIMIT = 160 * MiB;
 const built = existsSync(fileURLToPath(new URL('../dist/halfbyte/halfbyte_core_bg.wasm', import.meta.url)));
 const core = process.env.HALFBYTE_CORE ?? (built ? 'real' : 'fake');
 
-describe(`memory with the ${core} core`, { timeout: 600_000 }, () => {
+describe(`memory with the ${core} core`, { timeout: 1_200_000 }, () => {
   let server, browser;
   before(async () => {
     server = await start({ core });
@@ -25,7 +25,7 @@ describe(`memory with the ${core} core`, { timeout: 600_000 }, () => {
     await server?.close();
   });
 
-  for (const [way, options] of Object.entries({ 'through the cache': {}, 'from the cache': {}, 'past the cache': { cache: false } })) {
+  for (const [way, options] of Object.entries({ 'through the cache': {}, 'past the cache': { cache: false } })) {
     test(`loading ${way}`, async () => {
       const model = synthetic();
       const source = server.store.put('/synthetic.gguf', model);
@@ -35,10 +35,11 @@ describe(`memory with the ${core} core`, { timeout: 600_000 }, () => {
         const { Halfbyte } = await import('/halfbyte/index.js');
         const begin = performance.now();
         const model = await Halfbyte.load(source, { ...options, context: 64 });
-        const text = await model.generate('the big', { maxTokens: 2 }).text();
+        const seconds = (performance.now() - begin) / 1000;
+        await model.generate('the', { maxTokens: 1 }).text();
         const { wasm } = await model.memory();
         await model.close();
-        return { wasm, text, seconds: (performance.now() - begin) / 1000 };
+        return { wasm, seconds };
       }, { source, options });
       let running = true;
       loading.finally(() => (running = false)).catch(() => {});
@@ -57,7 +58,8 @@ describe(`memory with the ${core} core`, { timeout: 600_000 }, () => {
       const mib = (n) => `${(n / MiB).toFixed(0)} MiB`;
       console.log(`${way}: ${mib(model.size)} in ${seconds.toFixed(1)} s; peak ${mib(peak.all)} (heap ${mib(peak.heap)}, buffers ${mib(peak.buffers)}); wasm ${mib(wasm)} at the end; ${peak.samples} samples`);
       assert.ok(peak.samples > 20, 'it was looked at often enough');
-      assert.ok(peak.all <= LIMIT, `${peak.all} bytes are more than ${LIMIT}`);
+      // The engine's memory is not among the buffers, and never shrinks.
+      assert.ok(peak.all + wasm <= LIMIT, `${peak.all} and ${wasm} bytes are more than ${LIMIT}`);
     });
   }
 });

@@ -542,12 +542,14 @@ for (const name of chosen) {
           const model = await Halfbyte.load('embedded');
           const queued = [model.generate('trap').text(), model.memory()].map((call) => call.catch((error) => `${error.kind}: ${error.message}`));
           const broken = Halfbyte.load('embedded', { worker: new Worker('/halfbyte/nothing.js', { type: 'module' }) });
-          return [...await Promise.all(queued), await model.memory().catch((error) => error.kind), await broken.catch((error) => `${error.kind}: ${error.message}`)];
+          const panicked = (await Halfbyte.load('embedded')).generate('uncaught').text();
+          return [...await Promise.all(queued), await model.memory().catch((error) => error.kind), await panicked.catch((error) => `${error.kind}: ${error.message}`), await broken.catch((error) => `${error.kind}: ${error.message}`)];
         });
         assert.match(found[0], /^WorkerLost: .*unreachable/);
         assert.match(found[1], /^WorkerLost/);
         assert.equal(found[2], 'WorkerLost');
-        assert.match(found[3], /^WorkerLost: .*did not load/);
+        assert.match(found[3], /^WorkerLost: .*unreachable/);
+        assert.match(found[4], /^WorkerLost: .*did not load/);
       });
 
       test('closing cancels what runs', async () => {

@@ -6,6 +6,8 @@ import { Changed, PIECE } from './http.js';
 import { Part, full } from './opfs.js';
 
 const CONNECTIONS = 4;
+/** Chrome tells no more of the free space, however much or little there is. */
+const UNTOLD = 10 * 2 ** 30;
 const RESTARTS = 2; // of a file that changes on the server
 
 /**
@@ -38,7 +40,8 @@ async function attempt(folder, files, { signal, tell, breathe, Sha256 }) {
     const length = ({ file, index }) => Math.min(PIECE, file.size - index * PIECE);
     const missing = jobs.reduce((sum, job) => sum + length(job), 0);
     const { usage = 0, quota = Infinity } = await navigator.storage.estimate();
-    if (missing > quota - usage) throw await full(missing);
+    const free = quota - usage;
+    if (missing > free && free !== UNTOLD) throw await full(missing);
 
     const known = files.every(({ size, expected }) => size !== null || expected);
     const total = known ? files.reduce((sum, { size, expected }) => sum + (size ?? expected), 0) : undefined;
