@@ -4,7 +4,7 @@
 import assert from 'node:assert/strict';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { after, before, beforeEach, describe, test } from 'node:test';
 import { NAMES, launch } from './browsers.mjs';
 import { putRepo, random, sha256, start } from './server.mjs';
@@ -132,6 +132,7 @@ for (const name of chosen) {
           return Object.keys(model.info.sums).sort();
         });
         assert.deepEqual(names, ['config.json', 'model.safetensors']);
+        rmSync(dirname(folder), { recursive: true });
       });
 
       test('what is no source', async () => {
