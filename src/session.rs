@@ -190,6 +190,11 @@ impl Generation<'_> {
         if self.finished.is_some() { None } else { Some(self.advance().await) }
     }
 
+    /// The model that writes.
+    pub fn model(&self) -> &Model {
+        &self.session.model
+    }
+
     /// [`Session::replace_model`], in the middle of a text: what was read and written so far is read again.
     pub fn replace_model(&mut self, model: Model) {
         self.session.replace_model(model);

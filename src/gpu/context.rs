@@ -600,11 +600,6 @@ impl Context {
         self.check()
     }
 
-    /// Takes the device away, as a crashing driver would; for tests of what happens then.
-    pub fn destroy(&self) {
-        self.shared.device.destroy();
-    }
-
     /// Copies `words` words of `buffer` to the host.
     pub(crate) async fn read(&self, buffer: &wgpu::Buffer, offset: usize, words: usize) -> Result<Vec<u32>> {
         let staging = self.staging(words);

@@ -197,13 +197,6 @@ impl PageDevice {
     pub async fn verify(&self, on_outcome: Function) -> Thrown<String> {
         verify_device(&self.device, &on_outcome).await
     }
-
-    /// Takes the GPU away; for tests.
-    pub fn destroy(&self) {
-        if let Device::Gpu(context) = &self.device {
-            context.destroy();
-        }
-    }
 }
 
 #[derive(Deserialize)]
@@ -366,7 +359,7 @@ impl PageModel {
             let answer = on_event.apply(&JsValue::NULL, &arguments);
             stop.set(stop.get() || answer.is_ok_and(|a| a == JsValue::FALSE));
         };
-        self.recover(session, &stop, reloading).await?;
+        let mut recoveries = u32::from(self.recover(session, &stop, reloading).await?);
         let options = request.options();
         let generation = match request {
             Request { tokens: Some(tokens), .. } => session.generate_from(tokens, &options),
@@ -374,9 +367,9 @@ impl PageModel {
             Request { text, .. } => session.generate(&text.unwrap_or_default(), &options),
         };
         let mut generation = generation.map_err(throw)?;
-        let (mut recoveries, mut in_a_row, mut cancelled) = (0, 0, false);
+        let (mut in_a_row, mut cancelled) = (0, false);
         while let Some(event) = generation.next_event().await {
-            let asked = match event {
+            let asked = match explained(generation.model().device(), event).await {
                 Ok(Event::Prompt { done, total }) => tell("progress", "prompt", done, total).await?,
                 Ok(Event::Text(text)) => {
                     in_a_row = 0;
@@ -496,15 +489,6 @@ impl PageModel {
         self.session()?.reset();
         Ok(())
     }
-
-    /// Takes the GPU away; for tests.
-    #[wasm_bindgen(js_name = loseDevice)]
-    pub fn lose_device(&self) -> Thrown<()> {
-        if let Device::Gpu(context) = self.session()?.model.device() {
-            context.destroy();
-        }
-        Ok(())
-    }
 }
 
 impl PageModel {
@@ -521,23 +505,45 @@ impl PageModel {
         until(stop, work).await
     }
 
-    /// Sets the GPU up again if it was lost while nothing ran.
+    /// Sets the GPU up again if it was lost while nothing ran; whether it was.
     async fn recover(
         &self,
         session: &mut Session,
         stop: &Cell<bool>,
         progress: impl FnMut(Progress),
-    ) -> Thrown<()> {
-        if let Device::Gpu(context) = session.model.device()
-            && let Err(error) = context.check_late().await
-        {
-            if !matches!(error, Error::DeviceLost(_)) {
-                return Err(throw(error));
+    ) -> Thrown<bool> {
+        let Device::Gpu(context) = session.model.device() else { return Ok(false) };
+        match explained(session.model.device(), context.check_late().await).await {
+            Ok(()) => Ok(false),
+            Err(Error::DeviceLost(_)) => {
+                session.replace_model(self.reload(stop, progress).await?);
+                Ok(true)
             }
-            session.replace_model(self.reload(stop, progress).await?);
+            Err(error) => Err(throw(error)),
         }
-        Ok(())
     }
+}
+
+#[wasm_bindgen]
+extern "C" {
+    #[wasm_bindgen(js_name = setTimeout)]
+    fn set_timeout(then: &Function, ms: i32);
+}
+
+/// How often, and how many ms apart, a GPU error is asked whether the device is gone.
+const LATE: (usize, i32) = (10, 50);
+
+/// A GPU error that comes of a lost device as what it is: Firefox reports the loss after what follows from it.
+async fn explained<T>(device: &Device, result: Result<T>) -> Result<T> {
+    let (Err(Error::Gpu(_)), Device::Gpu(context)) = (&result, device) else { return result };
+    for _ in 0..LATE.0 {
+        let pause = Promise::new(&mut |resolve, _| set_timeout(&resolve, LATE.1));
+        let _ = JsFuture::from(pause).await;
+        if let Err(lost @ Error::DeviceLost(_)) = context.check() {
+            return Err(lost);
+        }
+    }
+    result
 }
 
 /// Calls back with a count.
