@@ -3,7 +3,7 @@
 import { HalfbyteError, aborted, check } from './errors.js';
 
 export function createEngine(model) {
-  let current = null;
+  const running = new Set();
 
   /** The request in this package's words. */
   function start(request, signal) {
@@ -15,7 +15,8 @@ export function createEngine(model) {
     const options = { temperature, topP, seed, signal, maxTokens: max_completion_tokens ?? max_tokens, stop: typeof stop === 'string' ? [stop] : stop };
     const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined && value !== null));
     const generation = model.generate(prompt, given);
-    current = generation;
+    running.add(generation);
+    generation.summary.finally(() => running.delete(generation)).catch(() => {});
     const head = { id: `chatcmpl-${crypto.getRandomValues(new Uint32Array(3)).join('')}`, created: Math.floor(Date.now() / 1000), model: request.model ?? model.info.name };
     return { generation, head };
   }
@@ -59,7 +60,7 @@ export function createEngine(model) {
         },
       },
     },
-    interruptGenerate: () => current?.cancel(),
+    interruptGenerate: () => running.forEach((generation) => generation.cancel()),
     unload: () => model.close(),
   };
 }

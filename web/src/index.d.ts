@@ -302,6 +302,9 @@ export const Halfbyte: {
   readonly version: string;
 };
 
+/** The files of a drop, those in dropped folders too, for `load`. Call it inside the drop event. */
+export function droppedFiles(dataTransfer: DataTransfer): Promise<File[]>;
+
 /** What a `HalfbyteError` is about. */
 export type ErrorKind =
   | 'AdapterMissing' | 'OutOfMemory' | 'DeviceLost' | 'Gpu'

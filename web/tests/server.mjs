@@ -68,11 +68,12 @@ async function origin() {
     const [start, end] = part ?? [0, size];
     if (part) reply.setHeader('Content-Range', `bytes ${start}-${end - 1}/${size}`);
     reply.writeHead(part ? 206 : 200, { 'Content-Length': end - start });
+    const closed = new Promise((done) => reply.once('close', done));
     const stop = file.cut && file.cuts-- > 0 ? Math.min(end, start + file.cut) : end;
     for (let at = start; at < stop && !reply.destroyed;) {
       const next = Math.min(stop, at + (64 << 10));
       const chunk = file.bytes ? file.bytes.subarray(at, next) : file.at(at, next);
-      if (!reply.write(chunk)) await new Promise((drained) => (reply.once('drain', drained), reply.once('close', drained)));
+      if (!reply.write(chunk)) await Promise.race([new Promise((drained) => reply.once('drain', drained)), closed]);
       if (file.slow) await sleep(file.slow);
       at = next;
     }
@@ -103,7 +104,8 @@ export function putRepo({ hub, store }, repo, files, { commit = 'c0ffee', revisi
   }));
   const json = Buffer.from(JSON.stringify({ id: repo, sha: commit, siblings }));
   hub.put(`/api/models/${repo}/revision/${revision}`, { bytes: json, ranges: false, etag: null, type: 'application/json', guard, preflight: true });
-  for (const [name, { bytes, lfs, ...rest }] of Object.entries(files)) {
+  for (const [plain, { bytes, lfs, ...rest }] of Object.entries(files)) {
+    const name = encodeURI(plain);
     const path = `/${repo}/resolve/${commit}/${name}`;
     if (!lfs) {
       hub.put(path, { bytes, guard, preflight: true, ...rest });
@@ -135,7 +137,7 @@ export async function start({ core = 'fake', port = 0 } = {}) {
       if (pages[url.pathname] && !(core === 'real' && url.searchParams.has('app'))) {
         return reply.setHeader('Content-Type', 'text/html').end(pages[url.pathname]);
       }
-      if (core !== 'fake'' || !url.pathname.startsWith('/halfbyte/')) return false;
+      if (core !== 'fake' || !url.pathname.startsWith('/halfbyte/')) return false;
       const name = url.pathname.slice('/halfbyte/'.length);
       const path = name === 'halfbyte_core.js' ? join(TESTS, 'fake_core.js')
         : name === 'tale.gguf' ? join(WEB, '../models/tale.gguf') : find(join(WEB, 'src'), `/${name}`);

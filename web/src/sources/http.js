@@ -9,6 +9,8 @@ const ATTEMPTS = 6; // in a row that bring nothing
 const FIRST_ATTEMPTS = 3; // while the server never answered: a wrong address, most likely
 const STALL = 30_000; // ms without a byte
 const LONGEST_WAIT = 60_000;
+/** The browser's own cache would keep everything a second time; the hub turns some referrers away. */
+const QUIET = { cache: 'no-store', referrerPolicy: 'no-referrer' };
 
 /** Worth another try. `wait`: ms that the server asked for. */
 class Broken extends Error {
@@ -157,8 +159,7 @@ export class HttpFile {
     let response;
     const timer = setTimeout(() => idle.abort(), STALL);
     try {
-      // The browser's own cache would keep everything a second time.
-      response = await fetch(direct ?? this.url, { headers, cache: 'no-store', signal: either(signal, idle.signal) });
+      response = await fetch(direct ?? this.url, { ...QUIET, headers, signal: either(signal, idle.signal) });
     } catch (error) {
       check(signal);
       this.#direct = null;
@@ -197,7 +198,7 @@ export class HttpFile {
   async #length(signal) {
     const stop = new AbortController();
     try {
-      const response = await fetch(this.url, { headers: this.headers, cache: 'no-store', signal: either(signal, stop.signal) });
+      const response = await fetch(this.url, { ...QUIET, headers: this.headers, signal: either(signal, stop.signal) });
       const found = length(response);
       if (found !== null) return found;
     } catch (error) {
@@ -248,7 +249,9 @@ export class HttpFile {
       : this.#answered
         ? 'check the network, then load it again'
         : `either the network or ${host} is down, or ${host} does not let other pages read its files (CORS): it would have to send Access-Control-Allow-Origin; else download the file and open it from disk`;
-    return new HalfbyteError('Network', `${this.name}: cannot fetch it from ${host} (${why}); ${cause}. A download goes on where it stopped`);
+    // Firefox keeps to the letter: a request with a token asks the store that it is redirected to as well.
+    const token = this.headers.Authorization ? '; some browsers cannot follow the hub to its file store with a token: try another one' : '';
+    return new HalfbyteError('Network', `${this.name}: cannot fetch it from ${host} (${why}); ${cause}${token}. A download goes on where it stopped`);
   }
 
   #strange(found) {

@@ -225,6 +225,8 @@ async function rename(folder, from, to) {
 /** What to say when the storage is full; `wanted` bytes were still to come. */
 export async function full(wanted) {
   const { usage = 0, quota = 0 } = await navigator.storage.estimate();
-  return new HalfbyteError('Quota', `the browser's storage is full: ${bytes(wanted)} more are needed, ${bytes(Math.max(0, quota - usage))} are free`
-    + ' for this site; delete a model that is cached here, free some disk space, or load without the cache; what was downloaded stays');
+  const free = Math.max(0, quota - usage);
+  // Some browsers do not tell the truth about it.
+  const room = free < wanted ? `${bytes(free)} are free for this site` : 'the browser gives no more';
+  return new HalfbyteError('Quota', `the browser's storage is full: ${bytes(wanted)} more are needed, ${room}; delete a model that is cached here, free some disk space, or load without the cache; what was downloaded stays`);
 }
