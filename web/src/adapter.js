@@ -2,17 +2,28 @@
 
 let subgroupsWanted = false;
 let shimmed = false;
+/** Devices that may still be there. */
+const devices = new Set();
 
-/** Makes every later `requestDevice` ask for subgroups, if they are wanted and the adapter has them. */
+/** Makes every later `requestDevice` ask for subgroups, if they are wanted and the adapter has them; notes the device. */
 function shim() {
   if (shimmed) return;
   shimmed = true;
   const request = GPUAdapter.prototype.requestDevice;
-  GPUAdapter.prototype.requestDevice = function (descriptor = {}) {
-    if (!subgroupsWanted || !this.features.has('subgroups')) return request.call(this, descriptor);
-    const requiredFeatures = [...new Set([...(descriptor.requiredFeatures ?? []), 'subgroups'])];
-    return request.call(this, { ...descriptor, requiredFeatures });
+  GPUAdapter.prototype.requestDevice = async function (descriptor = {}) {
+    const more = subgroupsWanted && this.features.has('subgroups') ? ['subgroups'] : [];
+    const requiredFeatures = [...new Set([...(descriptor.requiredFeatures ?? []), ...more])];
+    const device = await request.call(this, { ...descriptor, requiredFeatures });
+    const known = new WeakRef(device);
+    devices.add(known);
+    device.lost.then(() => devices.delete(known));
+    return device;
   };
+}
+
+/** Takes every GPU device of this worker away, as a driver's crash would. */
+export function loseDevices() {
+  for (const known of devices) known.deref()?.destroy();
 }
 
 /**
