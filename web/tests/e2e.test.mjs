@@ -3,9 +3,9 @@
 // checkpoints that are not in the repository.
 
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { basename, join } from 'node:path';
+import { join } from 'node:path';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { NAMES, launch } from './browsers.mjs';
 import { SHARED, TALE, TINY, gapped, gappedSafetensors, golden, native, spelled, withTokenizer } from './models.mjs';
@@ -60,19 +60,24 @@ class Page {
     }
   }
 
-  /** Loads by `action`; resolves to the model's name when it is there and nothing runs. */
-  async load(action) {
+  /** Runs `action`; remembers model and errors of before. */
+  async act(action) {
     await this.evaluate(() => {
-      const { model } = window.halfbyte;
-      window.before = model;
+      window.before = window.halfbyte.model;
+      for (const card of document.querySelectorAll('#errors .error')) card.dataset.old = '';
       document.querySelector('#stats').textContent = '';
     });
     await action();
+  }
+
+  /** Loads by `action`; resolves when the model is there and nothing runs. */
+  async load(action) {
+    await this.act(action);
     const { error, prompt } = await this.wait('a model', () => {
       const { model } = window.halfbyte;
-      const { state } = document.documentElement.dataset;
-      if (state === 'error') return { error: document.querySelector('#errors').textContent };
-      return model && model !== window.before && state !== 'loading' && { prompt: model.info.prompt };
+      const card = document.querySelector('#errors .error:not([data-old])');
+      if (card) return { error: card.textContent };
+      return model && model !== window.before && document.documentElement.dataset.state !== 'loading' && { prompt: model.info.prompt };
     });
     assert.equal(error, undefined);
     if (prompt) await this.written();
@@ -134,15 +139,32 @@ class Page {
     return found;
   }
 
-  /** Waits for an error's card; resolves to its text. */
-  async fails(kind) {
-    const { kinds, text } = await this.wait(`an error (${kind})`, () => {
-      const cards = [...document.querySelectorAll('#errors .error')];
+  /** Waits for the card of an error that `action` brings: `{ kind, text }`. */
+  async failure(action) {
+    await this.act(action);
+    return this.wait('an error', () => {
+      const card = document.querySelector('#errors .error:not([data-old])');
       const idle = !['loading', 'generating'].includes(document.documentElement.dataset.state);
-      return idle && cards.length > 0 && { kinds: cards.map((card) => card.dataset.error), text: cards.at(-1).querySelector('p').textContent };
+      return idle && card && { kind: card.dataset.error, text: card.querySelector('p').textContent };
     });
-    assert.deepEqual(kinds, [kind], text);
-    return text;
+  }
+
+  async fails(action, kind, text) {
+    const found = await this.failure(action);
+    assert.equal(found.kind, kind, found.text);
+    assert.match(found.text, text);
+  }
+
+  /** Drops files that are no models, then loads and runs one that is. `bad`: paths, the error's kind and text. */
+  async refuses(bad) {
+    const wrong = [];
+    for (const [paths, kind, text] of bad) {
+      const found = await this.failure(() => this.drop(...paths));
+      if (found.kind !== kind || !text.test(found.text)) wrong.push({ paths, ...found });
+    }
+    assert.deepEqual(wrong, []);
+    await this.loadEmbedded();
+    await this.writesAsNative();
   }
 
   /** A click that needs no place on the screen. */
@@ -306,5 +328,192 @@ function inBrowser(name) {
       assert.match(verdict, /^All \d\d+ kernels agree/);
       t.diagnostic(verdict);
     });
+  });
+
+  describe('on the CPU, with downloads', () => {
+    // Six pieces of the cache, all but the last of zeros.
+    const { header, gap, data } = gapped(readFileSync(TALE), 40 * MiB);
+    const big = Buffer.concat([header, Buffer.alloc(gap), data]);
+    const SIGNED = '/signed/tales/tale/tale.gguf';
+    const query = () => `${GREEDY}&adapter=cpu&hub=${server.hub.url}`;
+    const requests = (path) => server.store.log.filter((entry) => entry.path === path);
+    const sent = (path) => requests(path).reduce((sum, entry) => sum + entry.sent, 0);
+    let page;
+
+    before(async () => {
+      putRepo(server, 'tales/tale', { 'tale.gguf': { bytes: big, lfs: true, slow: 10 } });
+      page = await open(query());
+    });
+    afterEach(() => assert.deepEqual(page.handle.problems.splice(0), []));
+    after(() => page?.handle.close());
+
+    test('the CPU writes the same', async () => {
+      assert.equal(await page.written(), ONCE + native('embedded', ONCE, LENGTH).text);
+      assert.equal(await page.evaluate(() => window.halfbyte.model.adapter.cpu), true);
+      await page.writesAsNative();
+    });
+
+    test('a connection that breaks again and again loses nothing that came', async () => {
+      const url = server.store.put('/tale.gguf', { bytes: big, cut: 6e6, cuts: 6 });
+      await page.load(() => page.request(url));
+      await page.writesAsNative();
+      assert.ok(server.store.get('/tale.gguf').cuts < 2, 'it broke');
+      assert.ok(sent('/tale.gguf') < 1.2 * big.length, `${sent('/tale.gguf')} bytes for ${big.length}`);
+    });
+
+    test('a download that is cancelled goes on where it stopped', async () => {
+      await page.fails(async () => {
+        await page.request('tales/tale');
+        await page.wait('most of the download', () => document.querySelector('#progress').dataset.stage === 'download' && document.querySelector('#progress-bar').value > 0.75);
+        await page.click('#cancel');
+      }, 'Aborted', /goes on there/);
+      const [model] = (await page.cached()).filter(({ complete }) => !complete);
+      assert.equal(model.source, 'hf:tales/tale@c0ffee');
+      assert.ok(model.bytes >= 8 * MiB && model.bytes < big.length, `${model.bytes} bytes`);
+      await page.wait('the button to go on', () => document.querySelector('[data-complete=false] [data-load-cached]') !== null);
+      await page.load(() => page.click('[data-complete=false] [data-load-cached]'));
+      await page.writesAsNative();
+      assert.ok(sent(SIGNED) < big.length + 17 * MiB, `${sent(SIGNED)} bytes for ${big.length}`);
+      assert.equal(requests(SIGNED).filter(({ range }) => range?.startsWith('bytes=0-')).length, 1, 'the first piece came once');
+    });
+
+    test('what is kept is loaded without the network, after a reload too', async () => {
+      server.store.log.length = 0;
+      const other = await open(`${query()}&model=hf:tales/tale&prompt=${encodeURIComponent(ONCE)}`);
+      assert.equal(await other.written(), ONCE + native('embedded', ONCE, LENGTH).text);
+      assert.ok(await other.evaluate(() => window.halfbyte.model.info.cached));
+      assert.equal(sent(SIGNED), 0);
+      await Promise.all([server.hub.down(), server.store.down()]);
+      try {
+        await other.handle.reload();
+        assert.equal(await other.written(), ONCE + native('embedded', ONCE, LENGTH).text);
+        assert.ok(await other.evaluate(() => window.halfbyte.model.info.cached));
+      } finally {
+        await Promise.all([server.hub.up(), server.store.up()]);
+      }
+      await other.handle.close();
+    });
+
+    test('what is kept can be deleted, but not while it runs', async () => {
+      const remove = '[data-cached*=tales] [data-delete-cached]';
+      await page.evaluate(() => (location.hash = '#models'));
+      const twice = async () => {
+        await page.click(remove);
+        await page.click(remove);
+      };
+      await page.fails(twice, 'Invalid', /in use.*close it there first/);
+      await page.loadEmbedded();
+      await page.wait('the button', (remove) => document.querySelector(remove) !== null, remove);
+      await twice();
+      await page.wait('an empty list', (remove) => !document.querySelector(remove), remove);
+      assert.deepEqual((await page.cached()).filter(({ source }) => source.startsWith('hf:')), []);
+    });
+
+    test('two tabs that want the same model download it once', async () => {
+      server.store.log.length = 0;
+      const tabs = await Promise.all([0, 1].map(() => open(`${query()}&model=hf:tales/tale&prompt=${encodeURIComponent(ONCE)}`)));
+      for (const tab of tabs) assert.equal(await tab.written(), ONCE + native('embedded', ONCE, LENGTH).text);
+      assert.ok(sent(SIGNED) < 1.05 * big.length, `${sent(SIGNED)} bytes for ${big.length}`);
+      await Promise.all(tabs.map((tab) => tab.handle.close()));
+    });
+
+    test('a server without the file, and one that is down, are told of', async () => {
+      await page.fails(() => page.request(`${server.store.url}/nothing.gguf`), 'Missing', /nothing\.gguf/);
+      await page.fails(() => page.request('http://127.0.0.1:9/tale.gguf'), 'Network', /either the network or 127\.0\.0\.1:9 is down/);
+      // The browsers themselves note it.
+      page.handle.problems.length = 0;
+      await page.loadEmbedded();
+    });
+
+    test('a worker that is killed is told of, and another takes its place', async () => {
+      await page.evaluate(() => {
+        const { Worker } = window;
+        window.Worker = class extends Worker {
+          constructor(...args) {
+            super(...args);
+            window.worker = this;
+          }
+        };
+      });
+      await page.loadEmbedded();
+      await page.fails(async () => {
+        await page.begin(ONCE);
+        await page.evaluate(() => window.worker.terminate());
+      }, 'WorkerLost', /the worker is gone.*load the model again/);
+      await page.load(() => page.click('[data-error=WorkerLost] [data-action=load-again]'));
+      await page.writesAsNative();
+    });
+
+    test('tensors beyond 4 GiB of a safetensors file are found', async () => {
+      const files = Object.fromEntries(['config.json', 'tokenizer.json'].map((name) => [name, readFileSync(join(tiny, name))]));
+      await loadGapped(page, 'model.safetensors', files, gappedSafetensors(readFileSync(join(tiny, 'model.safetensors')), 5 * GiB));
+      const { tokens } = await page.write(spell(tiny));
+      assert.deepEqual(tokens, native(tiny, spell(tiny), LENGTH).token_ids);
+    });
+
+    test('files that are no models are told of, and leave a page that works', async () => {
+      const file = (name, bytes) => {
+        const path = join(work, name);
+        writeFileSync(path, bytes);
+        return path;
+      };
+      const tale = readFileSync(TALE);
+      const png = Buffer.from('89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c489', 'hex');
+      const bad = [
+        [[file('page.gguf', '<!doctype html><title>404</title><p>Not found')], 'UnsupportedFormat', /page\.gguf: not a GGUF file/],
+        [[file('picture.gguf', png)], 'UnsupportedFormat', /picture\.gguf: not a GGUF file/],
+        [[file('notes.txt', 'Once upon a time')], 'Missing', /no model among these files: expected a \.gguf.*found notes\.txt/],
+        [[file('empty.gguf', '')], 'Corrupt', /empty\.gguf/],
+        [[file('cut.gguf', tale.subarray(0, 200_000))], 'Corrupt', /token_embd\.weight ends past end of file; the file may be truncated: fetch it again/],
+        [[file('header.gguf', tale.subarray(0, 5000))], 'Corrupt', /header\.gguf/],
+        [[join(tiny, 'config.json'), join(tiny, 'model.safetensors')], 'Missing', /tokenizer\.json/],
+        [[join(tiny, 'tokenizer.json'), join(tiny, 'model.safetensors')], 'Missing', /config\.json/],
+      ];
+      await page.refuses(bad);
+    });
+
+    test('hostile files are told of, and leave a page that works', { skip: absent(hostile) }, async () => {
+      const bad = [
+        ['html_error_page.safetensors', 'UnsupportedFormat', /looks like HTML.*fetch the \.safetensors file/],
+        ['npz_as_safetensors.safetensors', 'UnsupportedFormat', /looks like zip/],
+        ['st_deep_nesting.safetensors', 'Corrupt', /st_deep_nesting/],
+        ['gg_truncated_data.gguf', 'Corrupt', /truncated: fetch it again/],
+        ['gg_kv_count_huge.gguf', 'Corrupt', /metadata count exceeds file size/],
+        ['gg_version_1.gguf', 'UnsupportedFormat', /unsupported GGUF version 1: expected version 2 or 3/],
+        ['missing_tensor', 'Missing', /missing tensor model\.layers\.0\.self_attn\.k_proj\.weight/],
+        ['shape_mismatch', 'Corrupt', /expected \[32,16\], found \[32,15\]/],
+        ['gptq_gidx_oob', 'Corrupt', /g_idx out of range \(77 >= 1\)/],
+        ['config_unknown_quant', 'UnsupportedFormat', /unsupported quantization method wizardry; halfbyte reads GPTQ/],
+        ['index_path_traversal', 'Corrupt', /shard path leaves the model directory/],
+        ['tok_id_huge', 'Corrupt', /token id out of range/],
+        ['tok_truncated', 'Corrupt', /tokenizer\.json: not valid JSON.*download the file again/],
+      ];
+      await page.refuses(bad.map(([path, ...rest]) => [[join(hostile, path)], ...rest]));
+    });
+  });
+
+  test('WebGPU\'s floor writes the same', async () => {
+    const page = await open(`${GREEDY}&limits=floor&without=f16,subgroups`);
+    assert.equal(await page.written(), ONCE + native('embedded', ONCE, LENGTH).text);
+    const { cpu, capabilities } = await page.evaluate(() => window.halfbyte.model.adapter);
+    assert.equal(cpu, false);
+    const { f16, subgroups, max_binding: binding, workgroup_bytes: workgroup } = capabilities;
+    assert.deepEqual({ f16, subgroups, binding, workgroup }, { f16: false, subgroups: null, binding: 128 * MiB, workgroup: 16384 });
+    assert.deepEqual(page.handle.problems, []);
+    await page.handle.close();
+  });
+
+  test('a browser without WebGPU writes the same on the CPU, and says how to switch it on', async () => {
+    const plain = await launch(name, { webgpu: false });
+    try {
+      const page = new Page(await plain.open(`${server.url}?app&${GREEDY}`), name);
+      assert.equal(await page.written(), ONCE + native('embedded', ONCE, LENGTH).text);
+      await page.writesAsNative();
+      const told = await page.evaluate(() => !document.querySelector('#missing').hidden && document.querySelector('#missing-text').textContent);
+      assert.match(told, name === 'firefox' ? /about:config/ : /chrome:\/\/flags/);
+      assert.deepEqual(page.handle.problems, []);
+    } finally {
+      await plain.close();
+    }
   });
 }

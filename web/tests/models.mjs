@@ -92,12 +92,16 @@ export function gapped(bytes, gap) {
   return { header: header.subarray(0, data), gap, data: header.subarray(data) };
 }
 
-/** A safetensors file with a tensor of `gap` bytes, which nothing uses, before the others: `{ header, gap, data }`. */
+/** A safetensors file with `gap` bytes of tensors that nothing uses before the others: `{ header, gap, data }`. */
 export function gappedSafetensors(bytes, gap) {
   const length = Number(bytes.readBigUInt64LE(0));
   const tensors = JSON.parse(bytes.toString('utf8', 8, 8 + length));
   for (const tensor of Object.values(tensors)) if (tensor.data_offsets) tensor.data_offsets = tensor.data_offsets.map((at) => at + gap);
-  tensors.unused = { dtype: 'U8', shape: [gap], data_offsets: [0, gap] };
+  const most = 2 ** 30;
+  for (let at = 0; at < gap; at += most) {
+    const end = Math.min(gap, at + most);
+    tensors[`unused.${at / most}`] = { dtype: 'U8', shape: [end - at], data_offsets: [at, end] };
+  }
   const text = Buffer.from(JSON.stringify(tensors));
   const size = Buffer.alloc(8);
   size.writeBigUInt64LE(BigInt(text.length));

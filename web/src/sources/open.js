@@ -126,7 +126,7 @@ async function throughCache(source, found, context) {
       channel.close();
     }
   }
-  return use(folder, await folder.manifest(), context);
+  return use(folder, manifest(true), context);
 }
 
 /** Whether all is there, in the version that the server has. */

@@ -12,6 +12,7 @@ const plain = (name) => name.replace(/[%/\\]/g, encodeURIComponent);
 /** `download` is held by the one who brings a model's files, `use` by all who run it; who deletes it needs both. */
 export const lockName = (what, id) => `halfbyte/${what}/${id}`;
 
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const missing = (error) => error.name === 'NotFoundError';
 const absent = (error) => {
   if (!missing(error)) throw error;
@@ -64,11 +65,14 @@ export class Folder {
 
   /** `{ source, request, files: [{ name, size, version }], complete, used }`; null if there is none. */
   async manifest() {
-    const file = await this.file(MANIFEST);
-    try {
-      return file && JSON.parse(await file.text());
-    } catch {
-      return null; // a write that was cut short
+    for (let tries = 0; ; tries++) {
+      const file = await this.file(MANIFEST);
+      try {
+        return file && JSON.parse(await file.text());
+      } catch {
+        if (tries === 10) return null; // a write that was cut short
+        await sleep(50); // another tab is just writing it
+      }
     }
   }
 
@@ -203,7 +207,7 @@ async function exclusive(handle) {
       return await handle.createSyncAccessHandle();
     } catch (error) {
       if (error.name !== 'NoModificationAllowedError' || tries === 50) throw error;
-      await new Promise((resolve) => setTimeout(resolve, 100));
+      await sleep(100);
     }
   }
 }
