@@ -1,4 +1,5 @@
-// What the browser says of its GPU, and the one thing that wgpu's web backend does not do: ask for subgroups.
+// What the browser says of its GPU, and what wgpu's web backend does not do: ask for subgroups, and wait until a loss is
+// known.
 
 let subgroupsWanted = false;
 let shimmed = false;
@@ -18,6 +19,17 @@ function shim() {
     devices.add(known);
     device.lost.then(() => devices.delete(known));
     return device;
+  };
+  // Firefox breaks a mapping off before it says that the device was lost, and the core asks at once.
+  const map = GPUBuffer.prototype.mapAsync;
+  GPUBuffer.prototype.mapAsync = async function (...args) {
+    try {
+      return await map.apply(this, args);
+    } catch (error) {
+      const lost = [...devices].map((known) => known.deref()?.lost).filter(Boolean);
+      await Promise.race([...lost, new Promise((resolve) => setTimeout(resolve, 1000))]);
+      throw error;
+    }
   };
 }
 

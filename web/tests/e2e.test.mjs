@@ -84,12 +84,15 @@ class Page {
   }
 
   /** Resolves to the story when its generation has ended and its numbers are there. */
-  written() {
-    return this.wait('the end of the story', () => {
-      const { state } = document.documentElement.dataset;
-      const done = ['ready', 'error'].includes(state) && document.querySelector('#stats').textContent;
-      return done && [...document.querySelectorAll('#story p')].map((line) => line.textContent).join('\n');
+  async written() {
+    const { error, story } = await this.wait('the end of the story', () => {
+      const card = document.querySelector('#errors .error:not([data-old])');
+      if (card) return { error: card.textContent };
+      const done = document.documentElement.dataset.state === 'ready' && document.querySelector('#stats').textContent;
+      return done && { story: [...document.querySelectorAll('#story p')].map((line) => line.textContent).join('\n') };
     });
+    assert.equal(error, undefined);
+    return story;
   }
 
   /** The page's next generation is kept in `window.generation`. */
