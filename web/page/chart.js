@@ -1,6 +1,6 @@
 // A benchmark as a picture to share. It stands for itself: colours and fonts are written into it.
 
-import { bytes, speed, svg } from './dom.js';
+import { bytes, percent, speed, svg } from './dom.js';
 
 const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif';
 const MONO = 'ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace';
@@ -41,7 +41,7 @@ export function chart(result, dark) {
 
   const share = m.of_copy_bandwidth;
   if (share !== null && share !== undefined) {
-    text(36, 326, `${Math.round(share * 100)} % of the bandwidth of a plain copy`, 15, ink, { 'font-weight': 600 });
+    text(36, 326, `${percent(share)} of the bandwidth of a plain copy`, 15, ink, { 'font-weight': 600 });
     text(764, 326, `${bytes(m.weight_bytes_per_s)}/s of ${bytes(result.copy_bytes_per_s)}/s`, 14, soft, { 'text-anchor': 'end' });
     // Sixteen cells: a nibble's worth of steps.
     for (let i = 0; i < 16; i++) {

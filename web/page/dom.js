@@ -37,6 +37,8 @@ function scaled(value, step, units) {
 export const bytes = (value) => scaled(value, 1000, ['B', 'kB', 'MB', 'GB', 'TB']);
 export const binary = (value) => scaled(value, 1024, ['B', 'KiB', 'MiB', 'GiB', 'TiB']);
 export const count = (value) => scaled(value, 1000, ['', 'thousand', 'million', 'billion']).trim();
+/** A share as a percentage; a small one with a decimal. */
+export const percent = (share) => `${(share * 100).toFixed(share < 0.0995 ? 1 : 0)} %`;
 export const speed = (value) => (!Number.isFinite(value) || value <= 0 ? '–' : value >= 100 ? Math.round(value).toLocaleString('en') : value.toFixed(1));
 
 export function duration(seconds) {

@@ -59,7 +59,7 @@ async function confirmed(button, action) {
     return;
   }
   button.disabled = true;
-  await action().catch(() => {});
+  await action().catch((error) => showError(error, 'deleting'));
   await refresh();
   $('models-title').scrollIntoView({ block: 'nearest' });
 }

@@ -1,7 +1,7 @@
 // Verify and benchmark.
 
 import { app, busy, onChange, run, stop } from './app.js';
-import { $, announce, copy, el, save, speed } from './dom.js';
+import { $, announce, copy, el, percent, save, speed } from './dom.js';
 import { clearErrors } from './errors.js';
 import { chart } from './chart.js';
 import { showProgress } from './progress.js';
@@ -79,7 +79,7 @@ async function bench() {
   if (!result) return;
   benchmark = result;
   const { measured: m } = result;
-  $('bench-verdict').textContent = `Writes ${speed(m.decode_tokens_per_s.median)} and reads ${speed(m.prefill_tokens_per_s.median)} tokens a second${m.of_copy_bandwidth === null ? '' : `, at ${Math.round(m.of_copy_bandwidth * 100)} % of a plain copy’s bandwidth`}.`;
+  $('bench-verdict').textContent = `Writes ${speed(m.decode_tokens_per_s.median)} and reads ${speed(m.prefill_tokens_per_s.median)} tokens a second${m.of_copy_bandwidth === null ? '' : `, at ${percent(m.of_copy_bandwidth)} of a plain copy’s bandwidth`}.`;
   drawChart();
   $('bench-json').textContent = JSON.stringify(result, null, 2);
   $('chart').hidden = $('bench-tools').hidden = $('bench-details').hidden = false;

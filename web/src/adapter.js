@@ -1,8 +1,10 @@
-// What the browser says of its GPU, and the two things that wgpu's web backend does not do: ask for subgroups, and keep
-// Firefox awake.
+// What the browser says of its GPU, and what wgpu's web backend does not do: ask for subgroups, keep Firefox awake, and
+// wait until a loss is known.
 
 let subgroupsWanted = false;
 let shimmed = false;
+/** Devices that may still be there. */
+const devices = new Set();
 
 /**
  * Firefox looks only every 100 ms whether its GPU is done, unless something is submitted: so, while somebody waits,
@@ -26,7 +28,7 @@ function attentive(device) {
   return device;
 }
 
-/** Makes every later `requestDevice` ask for subgroups, if they are wanted and the adapter has them. */
+/** Makes every later `requestDevice` ask for subgroups, if they are wanted and the adapter has them; notes the device. */
 function shim() {
   if (shimmed) return;
   shimmed = true;
@@ -35,8 +37,27 @@ function shim() {
     const more = subgroupsWanted && this.features.has('subgroups') ? ['subgroups'] : [];
     const requiredFeatures = [...new Set([...(descriptor.requiredFeatures ?? []), ...more])];
     const device = await request.call(this, { ...descriptor, requiredFeatures });
+    const known = new WeakRef(device);
+    devices.add(known);
+    device.lost.then(() => devices.delete(known));
     return /Firefox\//.test(navigator.userAgent) ? attentive(device) : device;
   };
+  // Firefox breaks a mapping off before it says that the device was lost, and the core asks at once.
+  const map = GPUBuffer.prototype.mapAsync;
+  GPUBuffer.prototype.mapAsync = async function (...args) {
+    try {
+      return await map.apply(this, args);
+    } catch (error) {
+      const lost = [...devices].map((known) => known.deref()?.lost).filter(Boolean);
+      await Promise.race([...lost, new Promise((resolve) => setTimeout(resolve, 1000))]);
+      throw error;
+    }
+  };
+}
+
+/** Takes every GPU device of this worker away, as a driver's crash would. */
+export function loseDevices() {
+  for (const known of devices) known.deref()?.destroy();
 }
 
 /**

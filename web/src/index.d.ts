@@ -263,7 +263,10 @@ export interface Model {
   memory(): Promise<MemoryInfo>;
   /** Forgets the conversation that the KV cache holds. */
   reset(): Promise<void>;
-  /** Destroys the GPU device, as a driver's crash would; for tests. The next call sets it up again. */
+  /**
+   * Destroys the GPU device, as a driver's crash would; for tests. It does not wait for what runs: a generation sets the
+   * device up again and goes on, anything else fails with `DeviceLost`. The next call sets it up again.
+   */
   loseDevice(): Promise<void>;
   /** Frees everything; what runs is cancelled. */
   close(): Promise<void>;

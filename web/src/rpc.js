@@ -68,8 +68,10 @@ export class Remote {
   }
 }
 
-/** The worker's end: `methods[call](args, { signal, emit, transfer })`. */
-export function serve(methods) {
+/**
+ * The worker's end: `methods[call](args, { signal, emit, transfer })`. Those of `urgent` do not wait for what runs.
+ */
+export function serve(methods, urgent = {}) {
   const stops = new Map();
   let queue = Promise.resolve();
   let fatal = null;
@@ -79,7 +81,7 @@ export function serve(methods) {
     try {
       if (fatal) throw fatal;
       const transfer = [];
-      const result = await methods[call](args, { signal, emit: (event) => postMessage({ id, event }), transfer, id });
+      const result = await (urgent[call] ?? methods[call])(args, { signal, emit: (event) => postMessage({ id, event }), transfer, id });
       postMessage({ id, result }, transfer);
     } catch (thrown) {
       // After a trap the engine's memory cannot be trusted.
@@ -100,7 +102,8 @@ export function serve(methods) {
       stops.get(data.id)?.abort(aborted());
     } else {
       stops.set(data.id, new AbortController());
-      queue = queue.then(() => run(data));
+      if (data.call in urgent) run(data);
+      else queue = queue.then(() => run(data));
     }
   });
 }

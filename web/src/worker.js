@@ -1,7 +1,7 @@
 // The worker: owns the engine, answers the page's calls one after the other.
 
 import init, * as core from './halfbyte_core.js';
-import { browser, survey } from './adapter.js';
+import { browser, loseDevices, survey } from './adapter.js';
 import { HalfbyteError, check } from './errors.js';
 import { meter } from './progress.js';
 import { breather, serve } from './rpc.js';
@@ -137,7 +137,6 @@ const methods = {
 
   memory: ({ handle }) => memoryOf(at(handle)),
   reset: ({ handle }) => at(handle).model.reset(),
-  loseDevice: ({ handle }) => at(handle).model.loseDevice(),
 
   close({ handle }) {
     const { model, device, release } = at(handle);
@@ -158,4 +157,4 @@ serve(Object.fromEntries(Object.entries(methods).map(([name, method]) => [name, 
   check(call.signal);
   running = call.signal;
   return method(args, call);
-}])));
+}])), { loseDevice: loseDevices });

@@ -74,6 +74,12 @@ export async function chromium({ flags = [], webgpu = true } = {}) {
           await session.detach();
         },
         offline: (off) => context.setOffline(off),
+        /** Ends the browser's GPU process, as a driver's crash does. */
+        async crashGpu() {
+          const session = await context.newCDPSession(page);
+          await session.send('Browser.crashGpuProcess');
+          await session.detach();
+        },
       };
     },
     async close() {

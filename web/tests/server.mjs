@@ -39,13 +39,15 @@ const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
  *   statuses: [503, …], retryAfter      answers before the first good one
  *   redirect: (n) => url                instead of the file; n counts requests
  *   guard: (url, n) => status or null   e.g. 403 for a signed address that expired
+ * An entry of the log counts in `sent` the bytes that it was answered with.
  */
 async function origin() {
   const files = new Map();
   const log = [];
   const answer = async (request, reply) => {
     const url = new URL(request.url, 'http://x');
-    log.push({ method: request.method, path: url.pathname, query: url.search, range: request.headers.range, headers: request.headers });
+    const entry = { method: request.method, path: url.pathname, query: url.search, range: request.headers.range, headers: request.headers, sent: 0 };
+    log.push(entry);
     const file = files.get(url.pathname);
     if (file?.cors !== false) {
       reply.setHeader('Access-Control-Allow-Origin', '*');
@@ -73,6 +75,7 @@ async function origin() {
     for (let at = start; at < stop && !reply.destroyed;) {
       const next = Math.min(stop, at + (64 << 10));
       const chunk = file.bytes ? file.bytes.subarray(at, next) : file.at(at, next);
+      entry.sent += chunk.length;
       if (!reply.write(chunk)) await Promise.race([new Promise((drained) => reply.once('drain', drained)), closed]);
       if (file.slow) await sleep(file.slow);
       at = next;

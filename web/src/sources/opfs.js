@@ -12,6 +12,7 @@ const plain = (name) => name.replace(/[%/\\]/g, encodeURIComponent);
 /** `download` is held by the one who brings a model's files, `use` by all who run it; who deletes it needs both. */
 export const lockName = (what, id) => `halfbyte/${what}/${id}`;
 
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const missing = (error) => error.name === 'NotFoundError';
 const absent = (error) => {
   if (!missing(error)) throw error;
@@ -206,7 +207,7 @@ async function exclusive(handle) {
       return await handle.createSyncAccessHandle();
     } catch (error) {
       if (error.name !== 'NoModificationAllowedError' || tries === 50) throw error;
-      await new Promise((resolve) => setTimeout(resolve, 100));
+      await sleep(100);
     }
   }
 }
