@@ -6,15 +6,30 @@ let shimmed = false;
 /** Devices that may still be there. */
 const devices = new Set();
 
+/** ms between two looks at the GPU, and after the last wait until they end: a timer that is always new is slow. */
+const LOOK = 4;
+const LINGER = 500;
+
 /**
  * Firefox looks only every 100 ms whether its GPU is done, unless something is submitted: so, while somebody waits,
  * nothing is, again and again. Ten times the tokens a second.
  */
 function attentive(device) {
   const { queue } = device;
+  let waiting = 0;
+  let last = 0;
+  let timer = null;
+  function look() {
+    if (waiting > 0) return queue.submit([]);
+    if (performance.now() - last > LINGER) timer = clearInterval(timer);
+  }
   const watched = (done) => {
-    const timer = setInterval(() => queue.submit([]), 1);
-    return done.finally(() => clearInterval(timer));
+    waiting++;
+    timer ??= setInterval(look, LOOK);
+    return done.finally(() => {
+      waiting--;
+      last = performance.now();
+    });
   };
   const { onSubmittedWorkDone } = queue;
   queue.onSubmittedWorkDone = () => watched(onSubmittedWorkDone.call(queue));
