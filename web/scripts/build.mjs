@@ -67,7 +67,7 @@ function bindgen() {
   if (found) return found;
   console.log(`wasm-bindgen ${version} is not here: building it into ${tools} (some minutes, once)`);
   // Without optimization: it compiles in a fraction of the time and runs a second longer.
-  run('cargo', ['install', 'wasm-bindgen-cli', '--version', version, '--locked', '--root', tools, '--debug', '--force'],
+  run('cargo', ['install', 'wasm-bindgen-cli', '--version', version, '--root', tools, '--debug', '--force'],
     { CARGO_PROFILE_DEV_DEBUG: '0' });
   return kept;
 }
