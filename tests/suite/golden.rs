@@ -1,6 +1,7 @@
 //! Whole models against logits, greedy texts and perplexities of an independent float64 implementation.
 
 use crate::adapters::contexts;
+use crate::fixtures::READ;
 use crate::shared::shared;
 use halfbyte::checkpoint::Checkpoint;
 use halfbyte::checkpoint::lora::Adapter;
@@ -217,8 +218,8 @@ impl Case {
 /// Fixtures whose formats are read today.
 fn fixtures(shared: &Path) -> Vec<Case> {
     let tiny = shared.join("fixtures/tinystories-656k");
-    let mut all: Vec<Case> = READABLE.iter().map(|name| Case::new(tiny.join(name))).collect();
-    all.push(Case::new(shared.join("fixtures/stories260K-w256/f16")));
+    let folders = READ.iter().map(|(folder, _)| shared.join("fixtures").join(folder));
+    let mut all: Vec<Case> = folders.map(Case::new).collect();
     all.push(Case::new(shared.join("models/tinystories-656k")));
     all.push(Case::new(shared.join("models/stories260K")));
     let golden = shared.join("models/stories260K");
@@ -229,29 +230,6 @@ fn fixtures(shared: &Path) -> Vec<Case> {
     }
     all
 }
-
-const READABLE: [&str; 20] = [
-    "f32",
-    "f16",
-    "bf16",
-    "bnb-nf4",
-    "bnb-nf4-dq",
-    "bnb-fp4",
-    "gguf-f16",
-    "gguf-bf16",
-    "gguf-q4_0",
-    "gguf-q4_1",
-    "gguf-q5_0",
-    "gguf-q5_1",
-    "gguf-q8_0",
-    "gptq-2bit-g64",
-    "gptq-3bit-g128",
-    "gptq-4bit-g128",
-    "gptq-4bit-g32-actorder",
-    "gptq-8bit-perchannel",
-    "gptq_v2-4bit-g128",
-    "quip-e8p12",
-];
 
 fn variants() -> Vec<Case> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");

@@ -4,6 +4,7 @@ mod adapters;
 #[cfg(feature = "cli")]
 mod cli;
 mod documents;
+mod fixtures;
 mod golden;
 #[cfg(feature = "hub")]
 mod hub;

@@ -287,6 +287,7 @@ test('the layer map shows every matrix, by picture, by key and by table', async 
   await page.keyboard.press('ArrowRight');
   assert.match(await text('#tip'), /layer 0 · k.*GPTQ|layer 0 · k/);
   await page.click('#map-table summary');
+  await page.waitForSelector('#map-table tbody tr'); // the table is made once `toggle` tells that it is open
   assert.equal(await page.locator('#map-table tbody tr').count(), 32 * 7 + 2);
   await page.check('[value=memory]');
   assert.equal(await page.locator('#map .ghost').count(), 32 * 7 + 2);
