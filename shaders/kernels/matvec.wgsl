@@ -1,6 +1,6 @@
 // y[t, row] (+)= Σ_k W[row, k]·x[t, k] + bias[row]: a lane owns TILES rows, 32 apart; SPLIT lanes share a row.
 // x: [tokens, cols], y: [tokens, rows of the whole layer]; one token an id.y of the grid.
-// requires: codec, lib/product.wgsl, lib/product_io.wgsl
+// requires: codec, x source, lib/product.wgsl, lib/product_io.wgsl
 
 var<workgroup> partial: array<vec4<f32>, 32u * SPLIT>;
 
@@ -13,21 +13,20 @@ fn token_limit() -> u32 {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>) {
     prepare(lane.y * 32u + lane.x, 32u * SPLIT);
     workgroupBarrier();
+    let rank = x_rank();
     let token = group.y;
     let row = group.x * 32u * TILES + lane.x;
     let last = P.padded_rows - 1u; // lanes beyond the rows work on the last one and store nothing
     var sum = vec4(0.0);
     for (var unit = lane.y; unit < P.units; unit += SPLIT) {
-        let j = 8u * unit;
-        let x32 = X32(x4(token, j), x4(token, j + 1u), x4(token, j + 2u), x4(token, j + 3u),
-                      x4(token, j + 4u), x4(token, j + 5u), x4(token, j + 6u), x4(token, j + 7u));
-        sum.x += dot32(min(row, last), unit, x32);
+        let x = x32(token, unit, rank);
+        sum.x += dot32(min(row, last), unit, x);
         if (TILES > 1u) {
-            sum.y += dot32(min(row + 32u, last), unit, x32);
+            sum.y += dot32(min(row + 32u, last), unit, x);
         }
         if (TILES > 2u) {
-            sum.z += dot32(min(row + 64u, last), unit, x32);
-            sum.w += dot32(min(row + 96u, last), unit, x32);
+            sum.z += dot32(min(row + 64u, last), unit, x);
+            sum.w += dot32(min(row + 96u, last), unit, x);
         }
     }
     if (SPLIT > 1u) {

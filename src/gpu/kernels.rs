@@ -5,7 +5,7 @@ use super::link::{Constant, Module};
 use crate::device::{Part, Tensor};
 use crate::error::Result;
 use crate::ops::{Op, Rows, Transform};
-use crate::quant::{CODECS, Codec, UNIT, hadamard};
+use crate::quant::{CODECS, Codec, Shape, UNIT, hadamard};
 
 /// A dispatch that is not compiled yet.
 pub(crate) struct Lowered<'a> {
@@ -33,7 +33,7 @@ impl Grid {
     }
 }
 
-/// Rows of x from which a product goes through matmul's tiles.
+/// Tokens of a recording from which a product is a matmul: a recording for one is a decode step.
 const MATMUL_FROM: usize = 2;
 /// Rows and tokens of a matmul tile.
 const TILE: usize = 32;
@@ -50,17 +50,69 @@ pub(crate) fn codec_module(kernel: &'static str, codec: &dyn Codec) -> Module {
     }
 }
 
-/// All that [`matvec_variant`] returns.
-const MATVEC_VARIANTS: [(u32, u32); 5] = [(1, 1), (4, 1), (1, 2), (1, 4), (1, 8)];
+/// How a product spreads its work. Which one is fastest is a matter of the adapter; the result is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spread {
+    /// One token: a lane works on `tiles` rows, `split` lanes share each of them.
+    Matvec { tiles: u32, split: u32, x: XSource },
+    /// Many tokens, by tiles of 32 rows × 32 tokens in workgroup memory.
+    Tiles,
+    /// Many tokens: a lane owns `rows` rows × `tokens` tokens.
+    Rows { rows: u32, tokens: u32, x: XSource },
+}
 
-/// How matvec spreads its work: (tiles of 32 rows a workgroup, lanes that share a row).
-fn matvec_variant(capabilities: &Capabilities, rows: usize, units: usize) -> (u32, u32) {
-    if capabilities.software {
-        // One row a lane and few loads of x: what a CPU's vector units like.
-        return (if rows >= 128 { 4 } else { 1 }, 1);
+/// How a lane comes by the activations that it shares with all lanes of its workgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum XSource {
+    /// It loads them: GPUs have a cache for that.
+    Lane,
+    /// Eight lanes load them and show them to their subgroup: CPU adapters load lane by lane.
+    Subgroup,
+}
+
+impl Spread {
+    /// All that [`Spread::choose`] returns.
+    const ALL: [Self; 10] = [
+        Spread::Matvec { tiles: 1, split: 1, x: XSource::Lane },
+        Spread::Matvec { tiles: 4, split: 1, x: XSource::Lane },
+        Spread::Matvec { tiles: 1, split: 1, x: XSource::Subgroup },
+        Spread::Matvec { tiles: 4, split: 1, x: XSource::Subgroup },
+        Spread::Matvec { tiles: 1, split: 2, x: XSource::Lane },
+        Spread::Matvec { tiles: 1, split: 4, x: XSource::Lane },
+        Spread::Matvec { tiles: 1, split: 8, x: XSource::Lane },
+        Spread::Tiles,
+        Spread::Rows { rows: 8, tokens: 8, x: XSource::Subgroup },
+        Spread::Rows { rows: 8, tokens: 8, x: XSource::Lane },
+    ];
+
+    /// For a matrix of `shape`, in a recording of up to `tokens` tokens.
+    fn choose(capabilities: &Capabilities, shape: Shape, tokens: usize) -> Self {
+        let units = shape.cols.div_ceil(UNIT);
+        let wide = capabilities.subgroups.is_some_and(|(smallest, _)| smallest >= 8);
+        let x = if wide { XSource::Subgroup } else { XSource::Lane };
+        match (tokens < MATMUL_FROM, capabilities.software) {
+            // One row a lane and few loads of x: what a CPU's vector units like.
+            (true, true) => Spread::Matvec { tiles: if shape.rows >= 128 { 4 } else { 1 }, split: 1, x },
+            (true, false) => {
+                let split = [8u32, 4, 2].into_iter().find(|&s| units >= 2 * s as usize).unwrap_or(1);
+                Spread::Matvec { tiles: 1, split, x: XSource::Lane }
+            }
+            // Without subgroups at all it is llvmpipe; small ones are those of SwiftShader, whose loops are not unrolled.
+            (false, true) if wide || capabilities.subgroups.is_none() => {
+                Spread::Rows { rows: 8, tokens: 8, x }
+            }
+            (false, _) => Spread::Tiles,
+        }
     }
-    let split = [8u32, 4, 2].into_iter().find(|&s| units >= 2 * s as usize).unwrap_or(1);
-    (1, split)
+
+    /// Rows and tokens that a workgroup works on.
+    fn block(self) -> (usize, u32) {
+        match self {
+            Spread::Matvec { tiles, .. } => (TILE * tiles as usize, 1),
+            Spread::Tiles => (TILE, TILE as u32),
+            Spread::Rows { rows, tokens, .. } => (TILE * rows as usize, tokens),
+        }
+    }
 }
 
 /// matvec or matmul of `codec`, for every way the slots can be filled.
@@ -86,19 +138,39 @@ impl ProductSlots {
         suffix
     }
 
-    pub(crate) fn matvec(self, codec: &dyn Codec, tiles: u32, split: u32) -> Module {
-        let mut module = codec_module("matvec", codec);
+    pub(crate) fn module(self, codec: &dyn Codec, spread: Spread) -> Module {
+        let (kernel, file) = match spread {
+            Spread::Matvec { .. } => ("matvec", "kernels/matvec.wgsl"),
+            Spread::Tiles => ("matmul", "kernels/matmul.wgsl"),
+            Spread::Rows { .. } => ("matmul_rows", "kernels/matmul_rows.wgsl"),
+        };
+        let mut module = codec_module(kernel, codec);
+        module.parts.extend(["lib/product_io.wgsl", file]);
         module.constants.extend(self.constants());
-        module.constants.extend([("TILES", Constant::U32(tiles)), ("SPLIT", Constant::U32(split))]);
-        module.parts.extend(["lib/product_io.wgsl", "kernels/matvec.wgsl"]);
-        module
-    }
-
-    pub(crate) fn matmul(self, codec: &dyn Codec) -> Module {
-        let mut module = codec_module("matmul", codec);
-        module.constants.extend(self.constants());
-        module.constants.push(("HEAD", (self.rows == Rows::Head).into()));
-        module.parts.extend(["lib/product_io.wgsl", "lib/step.wgsl", "kernels/matmul.wgsl"]);
+        let x = match spread {
+            Spread::Matvec { tiles, split, x } => {
+                module.constants.extend([("TILES", Constant::U32(tiles)), ("SPLIT", Constant::U32(split))]);
+                Some(x)
+            }
+            Spread::Tiles => None,
+            Spread::Rows { rows, tokens, x } => {
+                let block = [("BLOCK_ROWS", Constant::U32(rows)), ("BLOCK_TOKENS", Constant::U32(tokens))];
+                module.constants.extend(block);
+                Some(x)
+            }
+        };
+        if !matches!(spread, Spread::Matvec { .. }) {
+            module.constants.push(("HEAD", (self.rows == Rows::Head).into()));
+            module.parts.push("lib/step.wgsl");
+        }
+        match x {
+            Some(XSource::Lane) => module.parts.push("lib/x_lane.wgsl"),
+            Some(XSource::Subgroup) => {
+                module.enable.push("subgroups");
+                module.parts.push("lib/x_subgroup.wgsl");
+            }
+            None => {}
+        }
         module
     }
 }
@@ -250,18 +322,11 @@ pub(crate) fn lower<'a>(
             };
             let codec = &*matrix.codec;
             for part in matrix.parts() {
-                // A recording for one row is a decode step; more rows go through matmul's tiles.
-                let capacity = out.rows;
-                let (module, grid) = if capacity < MATMUL_FROM {
-                    let units = part.shape.cols.div_ceil(UNIT);
-                    let (tiles, split) = matvec_variant(capabilities, part.shape.rows, units);
-                    let x = part.shape.rows.div_ceil(TILE * tiles as usize);
-                    (slots.matvec(codec, tiles, split), Grid::each(x, *rows))
-                } else {
-                    let y = Some((*rows, TILE as u32));
-                    let x = part.shape.rows.div_ceil(TILE) as u32;
-                    (slots.matmul(codec), Grid { x, y, rows_in_x: false })
-                };
+                let spread = Spread::choose(capabilities, part.shape, out.rows);
+                let module = slots.module(codec, spread);
+                let (block_rows, block_tokens) = spread.block();
+                let x_groups = part.shape.rows.div_ceil(block_rows) as u32;
+                let grid = Grid { x: x_groups, y: Some((*rows, block_tokens)), rows_in_x: false };
                 let mut buffers = codec_buffers(part);
                 buffers.extend([(4, x.gpu()?), (5, out.gpu()?), (6, step.gpu()?)]);
                 buffers.extend([(7, or_unused(permutation)?), (8, or_unused(bias)?)]);
@@ -386,16 +451,19 @@ pub fn all_modules() -> Vec<Module> {
         module.name.push_str(&suffix);
         all.push(module);
     };
-    for codec in CODECS.iter().flat_map(|family| (family.samples)()) {
+    // Slots and spreads do not touch a codec's code: the first of each family goes through all of them.
+    for (i, codec) in CODECS.iter().flat_map(|family| (family.samples)().into_iter().enumerate()) {
         let codec = &*codec;
         add(String::new(), gather_module(codec));
-        for (bits, rows) in (0..8u32).flat_map(|bits| [(bits, Rows::Tokens), (bits, Rows::Head)]) {
+        for bits in (0..16u32).filter(|&bits| i == 0 || bits == 0) {
+            let rows = if bits & 8 > 0 { Rows::Head } else { Rows::Tokens };
             let slots =
                 ProductSlots { add: bits & 1 > 0, biased: bits & 2 > 0, permuted: bits & 4 > 0, rows };
-            let suffix = slots.suffix();
-            add(format!("{suffix} {rows:?}"), slots.matmul(codec));
-            for (tiles, split) in MATVEC_VARIANTS.into_iter().filter(|_| rows == Rows::Tokens) {
-                add(format!("{suffix} {tiles} tiles, split {split}"), slots.matvec(codec, tiles, split));
+            for spread in Spread::ALL {
+                let matvec = matches!(spread, Spread::Matvec { .. });
+                if !(matvec && rows == Rows::Head) {
+                    add(format!("{} {rows:?} {spread:?}", slots.suffix()), slots.module(codec, spread));
+                }
             }
         }
     }

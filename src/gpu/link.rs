@@ -35,6 +35,7 @@ parts![
     "kernels/hadamard_butterfly.wgsl",
     "kernels/hadamard_mix.wgsl",
     "kernels/matmul.wgsl",
+    "kernels/matmul_rows.wgsl",
     "kernels/matvec.wgsl",
     "kernels/rms_norm.wgsl",
     "kernels/rope.wgsl",
@@ -46,6 +47,8 @@ parts![
     "lib/reduce_subgroup.wgsl",
     "lib/reduce_workgroup.wgsl",
     "lib/step.wgsl",
+    "lib/x_lane.wgsl",
+    "lib/x_subgroup.wgsl",
 ];
 
 /// The part of that file name.
