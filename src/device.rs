@@ -93,6 +93,16 @@ pub struct Recording {
     gpu: Option<GpuRecording>,
 }
 
+/// A run whose words are on their way to the host.
+#[derive(Debug)]
+pub struct Pending(Under);
+
+#[derive(Debug)]
+enum Under {
+    Way { staging: wgpu::Buffer, submission: wgpu::SubmissionIndex },
+    Done(Vec<u32>),
+}
+
 impl Recording {
     /// Dispatches of one run (ops, on the CPU).
     pub fn dispatches(&self) -> usize {
@@ -299,20 +309,45 @@ impl Device {
         recording: &Recording,
         step_tensor: &Tensor,
         step: &Step,
-        (tensor, offset, words): (&Tensor, usize, usize),
+        read: (&Tensor, usize, usize),
     ) -> Result<Vec<u32>> {
+        let pending = self.start(recording, step_tensor, step, read)?;
+        self.finish(recording, pending).await
+    }
+
+    /// The first half of [`Device::run_and_read`]: what is submitted next may depend on it before it is read.
+    pub fn start(
+        &self,
+        recording: &Recording,
+        step_tensor: &Tensor,
+        step: &Step,
+        (tensor, offset, words): (&Tensor, usize, usize),
+    ) -> Result<Pending> {
         self.write_step(step_tensor, step);
-        match (self, &recording.gpu) {
+        Ok(Pending(match (self, &recording.gpu) {
             (Device::Gpu(context), Some(gpu)) => {
                 let staging = gpu.staging(context, words);
                 let copy = ReadBack { source: tensor.gpu()?, offset, words, staging: &staging };
                 let submission = gpu.run(context, step, Some(copy))?;
-                context.map(&staging, submission).await
+                Under::Way { staging, submission }
             }
             _ => {
                 reference::run(&recording.ops, step_tensor, step)?;
-                self.read_words(tensor, offset, words).await
+                Under::Done(tensor.cpu()[offset..offset + words].to_vec())
             }
+        }))
+    }
+
+    /// The second half: waits for the words that [`Device::start`] of the same recording asked for.
+    pub async fn finish(&self, recording: &Recording, Pending(under): Pending) -> Result<Vec<u32>> {
+        match (self, &recording.gpu, under) {
+            (Device::Gpu(context), Some(gpu), Under::Way { staging, submission }) => {
+                let words = context.map(&staging, submission).await?;
+                gpu.keep(staging);
+                Ok(words)
+            }
+            (_, _, Under::Done(words)) => Ok(words),
+            _ => Err(Error::invalid("a run was started on another device")),
         }
     }
 

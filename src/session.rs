@@ -5,7 +5,7 @@
 
 use crate::chat::{ChatTemplate, Message};
 use crate::checkpoint::Checkpoint;
-use crate::device::Device;
+use crate::device::{Device, Pending};
 use crate::error::{Error, Result};
 use crate::model::{LoadOptions, Model, PREFILL_CHUNK, Progress};
 use crate::ops::Tokens;
@@ -14,8 +14,12 @@ use crate::stop::StopStrings;
 use crate::tokenizer::{Decoder, Tokenizer};
 use futures_util::Stream;
 use serde::Serialize;
+use std::collections::VecDeque;
 use std::time::Duration;
 use web_time::Instant;
+
+/// Greedy decode steps that are submitted at once: while a token is on its way back, the GPU works on the next.
+const DEPTH: usize = 2;
 
 /// A model with its tokenizer and the conversation in its cache.
 pub struct Session {
@@ -60,8 +64,9 @@ pub struct Generation<'a> {
     stops: StopStrings,
     decoder: Decoder,
     max_tokens: usize,
-    reading: bool,          // in the middle of the prompt
-    chosen_on_device: bool, // the last token is where the next step reads it
+    reading: bool,            // in the middle of the prompt
+    chosen_on_device: bool,   // the last token is where the next step reads it
+    ahead: VecDeque<Pending>, // decode steps that are submitted, the first for the token that comes next
     finished: Option<FinishReason>,
     prefilled: usize,
     prefill_time: Duration,
@@ -153,6 +158,7 @@ impl Session {
             tokens: Vec::new(),
             reading: false,
             chosen_on_device: false,
+            ahead: VecDeque::new(),
             finished: None,
             prefilled: 0,
             prefill_time: Duration::ZERO,
@@ -200,6 +206,7 @@ impl Generation<'_> {
         self.session.replace_model(model);
         self.reading = false;
         self.chosen_on_device = false;
+        self.ahead.clear();
     }
 
     /// The pieces as a stream; the generation is dropped with it.
@@ -325,12 +332,22 @@ impl Generation<'_> {
         let last = *self.tokens.last().ok_or_else(|| Error::invalid("nothing to continue"))?;
         let position = self.session.cached.len();
         let model = &self.session.model;
-        // False while a step is under way: if this future is dropped, the device may be a token ahead.
+        // False while a step is under way: if this future is dropped, the device is ahead of us by some tokens.
         let on_device = std::mem::replace(&mut self.chosen_on_device, false);
         let next = if self.sampler.is_greedy() {
             // The device chose the last token itself: nothing but the position goes up, 4 bytes come back.
-            let tokens = if on_device { Tokens::Chosen } else { Tokens::Given(vec![last]) };
-            model.decode(position, tokens).await?
+            let mut ahead = std::mem::take(&mut self.ahead);
+            let left = self.max_tokens - self.tokens.len();
+            let depth = if matches!(model.device(), Device::Cpu) { 1 } else { DEPTH.min(left) };
+            while ahead.len() < depth {
+                let given = ahead.is_empty() && !on_device;
+                let tokens = if given { Tokens::Given(vec![last]) } else { Tokens::Chosen };
+                ahead.push_back(model.start_decode(position + ahead.len(), tokens)?);
+            }
+            let first = ahead.pop_front().ok_or_else(|| Error::invalid("nothing to continue"))?;
+            let next = model.finish_decode(first).await?;
+            self.ahead = ahead;
+            next
         } else {
             let logits = model.decode_logits(position, last).await?;
             self.sample(logits)?

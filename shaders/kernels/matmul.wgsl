@@ -7,10 +7,6 @@ const STRIDE: u32 = 9u; // vec4s between rows of a tile: 8 and one to spread the
 var<workgroup> w_tile: array<vec4<f32>, 32u * STRIDE>;
 var<workgroup> x_tile: array<vec4<f32>, 32u * STRIDE>;
 
-fn token_limit() -> u32 {
-    return step[select(TOKENS, HEAD_ROWS, HEAD)];
-}
-
 fn dot4(w: vec4<f32>, x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>) -> vec4<f32> {
     return vec4(dot(w, x0), dot(w, x1), dot(w, x2), dot(w, x3));
 }
@@ -25,6 +21,7 @@ fn store4(token: u32, row: u32, sums: vec4<f32>) {
 @compute @workgroup_size(8, 8)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>,
         @builtin(local_invocation_index) index: u32) {
+    token_end = step[select(TOKENS, HEAD_ROWS, HEAD)];
     prepare(index, 64u);
     workgroupBarrier();
     let first_row = group.x * 32u;

@@ -4,16 +4,13 @@
 // x: [tokens, cols], y: [tokens, rows of the whole layer].
 // requires: codec, x source, lib/product.wgsl, lib/product_io.wgsl, lib/step.wgsl
 
-fn token_limit() -> u32 {
-    return step[select(TOKENS, HEAD_ROWS, HEAD)];
-}
-
 fn dot8(w: Weights8, a: vec4<f32>, b: vec4<f32>) -> f32 {
     return dot(w.a, a) + dot(w.b, b);
 }
 
 @compute @workgroup_size(32)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>) {
+    token_end = step[select(TOKENS, HEAD_ROWS, HEAD)];
     prepare(lane.x, 32u);
     workgroupBarrier();
     let rank = x_rank();

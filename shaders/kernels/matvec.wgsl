@@ -4,17 +4,13 @@
 
 var<workgroup> partial: array<vec4<f32>, 32u * SPLIT>;
 
-// The grid has a workgroup a token, no more.
-fn token_limit() -> u32 {
-    return 0xffffffffu;
-}
-
 @compute @workgroup_size(32, SPLIT)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>) {
     prepare(lane.y * 32u + lane.x, 32u * SPLIT);
     workgroupBarrier();
     let rank = x_rank();
     let token = group.y;
+    token_end = token + 1u; // the grid has a workgroup a token, no more
     let row = group.x * 32u * TILES + lane.x;
     let last = P.padded_rows - 1u; // lanes beyond the rows work on the last one and store nothing
     var sum = vec4(0.0);

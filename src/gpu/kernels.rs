@@ -444,24 +444,33 @@ pub const HEAD_DIMS: [usize; 16] = [4, 8, 16, 24, 32, 40, 48, 64, 72, 80, 96, 11
 const LARGEST_HADAMARD: usize = 1 << 16;
 
 /// Every module that `lower` asks for: codecs × kernels × slots × capabilities, under names that differ.
-/// The tests that compile shaders without a GPU walk this one list, and so does the browser's.
 pub fn all_modules() -> Vec<Module> {
+    modules(true)
+}
+
+/// Of [`all_modules`] those that a compiler may judge differently: a product's slots and spreads do not touch the
+/// code of its codec, so all of them go with the first codec of each family only.
+/// The tests that compile shaders without a GPU walk this list, and so does the browser's.
+pub fn distinct_modules() -> Vec<Module> {
+    modules(false)
+}
+
+fn modules(every_slot: bool) -> Vec<Module> {
     let mut all = Vec::new();
     let mut add = |suffix: String, mut module: Module| {
         module.name.push_str(&suffix);
         all.push(module);
     };
-    // Slots and spreads do not touch a codec's code: the first of each family goes through all of them.
     for (i, codec) in CODECS.iter().flat_map(|family| (family.samples)().into_iter().enumerate()) {
         let codec = &*codec;
         add(String::new(), gather_module(codec));
-        for bits in (0..16u32).filter(|&bits| i == 0 || bits == 0) {
+        for bits in (0..16u32).filter(|&bits| every_slot || i == 0 || bits == 0) {
             let rows = if bits & 8 > 0 { Rows::Head } else { Rows::Tokens };
             let slots =
                 ProductSlots { add: bits & 1 > 0, biased: bits & 2 > 0, permuted: bits & 4 > 0, rows };
             for spread in Spread::ALL {
-                let matvec = matches!(spread, Spread::Matvec { .. });
-                if !(matvec && rows == Rows::Head) {
+                // A matvec is the same for head rows.
+                if rows == Rows::Tokens || !matches!(spread, Spread::Matvec { .. }) {
                     add(format!("{} {rows:?} {spread:?}", slots.suffix()), slots.module(codec, spread));
                 }
             }

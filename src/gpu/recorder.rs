@@ -17,7 +17,7 @@ const UNIFORM_SLOT: usize = 256;
 pub struct GpuRecording {
     dispatches: Vec<Dispatch>,
     _uniforms: wgpu::Buffer,
-    staging: Mutex<Option<wgpu::Buffer>>,
+    staging: Mutex<Vec<wgpu::Buffer>>, // read-back buffers that are free
 }
 
 /// What to bring back to the host after a run.
@@ -61,7 +61,7 @@ impl GpuRecording {
             dispatches.push(Dispatch { pipeline, bind_group, grid: dispatch.grid });
         }
         context.check()?;
-        Ok(Self { dispatches, _uniforms: uniforms, staging: Mutex::new(None) })
+        Ok(Self { dispatches, _uniforms: uniforms, staging: Mutex::default() })
     }
 
     /// Dispatches of one run.
@@ -69,13 +69,18 @@ impl GpuRecording {
         self.dispatches.len()
     }
 
-    /// The read-back buffer of `words` words, made once for a recording that always reads the same.
+    /// A read-back buffer of `words` words; [`GpuRecording::keep`] it when it has been read.
     pub(crate) fn staging(&self, context: &Context, words: usize) -> wgpu::Buffer {
-        let mut staging = self.staging.lock().unwrap_or_else(|p| p.into_inner());
-        match staging.as_ref().filter(|b| b.size() == words as u64 * 4) {
-            Some(buffer) => buffer.clone(),
-            None => staging.insert(context.staging(words)).clone(),
+        let mut free = self.staging.lock().unwrap_or_else(|p| p.into_inner());
+        match free.iter().position(|b| b.size() == words as u64 * 4) {
+            Some(i) => free.swap_remove(i),
+            None => context.staging(words),
         }
+    }
+
+    /// Takes a read-back buffer for the next run.
+    pub(crate) fn keep(&self, staging: wgpu::Buffer) {
+        self.staging.lock().unwrap_or_else(|p| p.into_inner()).push(staging);
     }
 
     /// One compute pass, one submit.

@@ -8,7 +8,7 @@ pub use config::{ModelConfig, Rope, RopeScaling};
 
 use crate::checkpoint::lora::Adapter;
 use crate::checkpoint::{StoredMatrix, Weights};
-use crate::device::{Device, Recording, Tensor};
+use crate::device::{Device, Pending, Recording, Tensor};
 use crate::error::{Error, Result};
 use crate::linear::{Linear, ScratchSize};
 use crate::ops::{Cache, Op, Rows, STEP_HEADER, Step, Tokens};
@@ -261,6 +261,16 @@ fn caches(device: &Device, config: &ModelConfig, context: usize, f16: bool) -> R
     (0..config.layers).map(|_| Ok(Cache { keys: tensor()?, values: tensor()?, context, f16 })).collect()
 }
 
+/// The token that an argmax has left.
+fn token(words: Vec<u32>) -> Result<u32> {
+    match words.first() {
+        Some(&NO_TOKEN) => Err(Error::corrupt("a logit is not a number")
+            .remedy("the weights are damaged, or a kernel is wrong on this adapter: try `halfbyte verify`")),
+        Some(&token) => Ok(token),
+        None => Err(Error::Gpu("nothing was read back".into())),
+    }
+}
+
 impl Model {
     /// Streams the weights of `checkpoint` to `device` and prepares the recordings.
     pub async fn load(
@@ -480,21 +490,25 @@ impl Model {
     }
 
     async fn run_for_token(&self, recording: &Recording, step: &Step) -> Result<u32> {
-        let words =
-            self.device.run_and_read(recording, &self.step, step, (&self.step, STEP_HEADER, 1)).await?;
-        match words.first() {
-            Some(&NO_TOKEN) => Err(Error::corrupt("a logit is not a number").remedy(
-                "the weights are damaged, or a kernel is wrong on this adapter: try `halfbyte verify`",
-            )),
-            Some(&token) => Ok(token),
-            None => Err(Error::Gpu("nothing was read back".into())),
-        }
+        let chosen = (&self.step, STEP_HEADER, 1);
+        token(self.device.run_and_read(recording, &self.step, step, chosen).await?)
     }
 
     /// One decode step at `position`; returns the token of the largest logit.
     pub async fn decode(&self, position: usize, tokens: Tokens) -> Result<u32> {
+        let pending = self.start_decode(position, tokens)?;
+        self.finish_decode(pending).await
+    }
+
+    /// Submits a decode step. The next one may be submitted, with [`Tokens::Chosen`], before this one is finished.
+    pub fn start_decode(&self, position: usize, tokens: Tokens) -> Result<Pending> {
         let step = self.decode_step(position, tokens)?;
-        self.run_for_token(&self.decode, &step).await
+        self.device.start(&self.decode, &self.step, &step, (&self.step, STEP_HEADER, 1))
+    }
+
+    /// The token that a decode step has chosen.
+    pub async fn finish_decode(&self, pending: Pending) -> Result<u32> {
+        token(self.device.finish(&self.decode, pending).await?)
     }
 
     /// One decode step at `position`; returns the logits.

@@ -1,7 +1,7 @@
 //! Every shader without a GPU: naga validates it and translates it for Vulkan, Metal and DX12, and it keeps to
 //! WebGPU's floor, which naga does not check. `tests/tint.mjs` shows the same list to a browser's compiler.
 
-use halfbyte::gpu::kernels::all_modules;
+use halfbyte::gpu::kernels::{all_modules, distinct_modules};
 use halfbyte::gpu::link::{Dialect, Module, PARTS, link};
 use naga::AddressSpace;
 use naga::back::{hlsl, msl, spv};
@@ -91,7 +91,7 @@ fn beyond_floor(Checked { module, info }: &Checked) -> Result<(), String> {
 
 /// Runs `check` on every module, on all cores; the messages of those that fail.
 fn failures(check: impl Fn(&Module) -> Result<(), String> + Sync) -> Vec<String> {
-    let modules = all_modules();
+    let modules = distinct_modules();
     let share = modules.len().div_ceil(std::thread::available_parallelism().map_or(2, usize::from));
     std::thread::scope(|scope| {
         let check = &check;
@@ -209,7 +209,7 @@ fn parts_keep_to_what_naga_and_tint_both_take() {
 #[test]
 fn dump_shaders_for_tint() {
     let Some(folder) = std::env::var_os("HALFBYTE_DUMP_SHADERS") else { return };
-    let modules: Vec<[String; 2]> = all_modules()
+    let modules: Vec<[String; 2]> = distinct_modules()
         .iter()
         .map(|module| [module.name.clone(), link(module, Dialect::Web, &BTreeMap::new()).text])
         .collect();
