@@ -136,6 +136,10 @@ fn random_item(rng: &mut StdRng, kind: Kind) -> u32 {
             (if subnormal { rng.random_range(1..0x400u16) } else { bits }) as u32
         }
         Kind::Bf16 => half::bf16::from_f32(rng.random_range(-1.0..1.0f32)).to_bits() as u32,
+        // Every number, the subnormal ones too.
+        Kind::E4m3 => rng.random_range(0..127) | rng.random_range(0..2) << 7,
+        Kind::E5m2 => rng.random_range(0..124) | rng.random_range(0..2) << 7,
+        Kind::E8m0 => rng.random_range(117..130),
     }
 }
 

@@ -11,7 +11,7 @@
 //! The low nibble of byte j is weight j, the high one weight j + 16.
 
 use super::gguf::BlockType;
-use super::tensor::{Dtype, Grid, RowOrder, TensorInfo, finite, words16};
+use super::tensor::{Dtype, Grid, RowOrder, TensorInfo, words16};
 use super::{BoxFuture, Module, PieceSource, Reader, StoredMatrix};
 use crate::error::{Error, Result};
 use crate::quant::int::{Int, Offset};
@@ -109,7 +109,7 @@ impl PieceSource for Blocks {
             for block in bytes.chunks_exact(self.ty.bytes) {
                 let floats = if self.layout.offset == Offset::Min { 4 } else { 2 };
                 let (head, codes_of) = block.split_at(floats);
-                let mut head = words16(head).filter(|&item| finite(Kind::F16, item));
+                let mut head = words16(head).filter(|&item| Kind::F16.finite(item));
                 scales.extend(head.next());
                 minima.extend(head.next());
                 unpack(self.layout.bits, codes_of, &mut codes);

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 pub mod bitsandbytes;
 pub mod decode;
+pub mod fp8;
 pub mod ggml;
 pub mod gguf;
 pub mod gguf_model;

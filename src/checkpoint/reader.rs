@@ -2,8 +2,8 @@
 
 use super::tensor::{RowOrder, TensorInfo, Tensors};
 use super::{
-    BoxFuture, InputTransform, OutputTransform, PieceSource, Slice, StoredMatrix, bitsandbytes, ggml, gptq,
-    plain, quip,
+    BoxFuture, InputTransform, OutputTransform, PieceSource, Slice, StoredMatrix, bitsandbytes, fp8, ggml,
+    gptq, plain, quip,
 };
 use crate::error::{Error, Result};
 use crate::quant::Codec;
@@ -32,7 +32,7 @@ pub struct Reader {
 
 /// All formats; the first that claims a module reads it. Error messages, the README's table and tests walk it.
 pub static READERS: &[&Reader] =
-    &[&gptq::READER, &bitsandbytes::READER, &quip::READER, &ggml::READER, &plain::READER];
+    &[&gptq::READER, &bitsandbytes::READER, &quip::READER, &fp8::READER, &ggml::READER, &plain::READER];
 
 /// A linear layer or an embedding as a reader is shown it.
 pub struct Module<'a> {

@@ -27,6 +27,7 @@ macro_rules! parts {
 parts![
     "codecs/e8p12.wgsl",
     "codecs/plain.wgsl",
+    "codecs/fp8.wgsl",
     "codecs/int.wgsl",
     "codecs/lookup.wgsl",
     "kernels/argmax.wgsl",

@@ -67,7 +67,7 @@ impl Int {
                 .expected(format!("a multiple of {UNIT}, or one group a row"))
                 .found(group));
         }
-        if matches!(scale, Kind::Code(_)) {
+        if !matches!(scale, Kind::F32 | Kind::F16 | Kind::Bf16) {
             return Err(Error::unsupported("scale format").expected("f16, bf16 or f32"));
         }
         Ok(Arc::new(Self { bits, group, scale, offset }))
@@ -90,17 +90,12 @@ impl Codec for Int {
 
     fn name(&self) -> String {
         let group = if self.group == WHOLE_ROW { "row".into() } else { format!("g{}", self.group) };
-        let scale = match self.scale {
-            Kind::F16 => "",
-            Kind::Bf16 => " bf16",
-            _ => " f32",
-        };
         let offset = match self.offset {
             Offset::Symmetric(z) => format!(" z{z}"),
             Offset::Zero => " zeros".into(),
             Offset::Min => " min".into(),
         };
-        format!("int{} {group}{scale}{offset}", self.bits)
+        format!("int{} {group}{}{offset}", self.bits, self.scale.suffix())
     }
 
     fn fields(&self) -> Vec<Field> {
@@ -148,11 +143,6 @@ impl Codec for Int {
             Offset::Zero => (1, 0),
             Offset::Min => (2, 0),
         };
-        let scale = match self.scale {
-            Kind::F32 => 0,
-            Kind::F16 => 1,
-            _ => 2,
-        };
         let low = self.low_bits();
         let high_section = if offset == 0 { 2 } else { 3 };
         vec![
@@ -160,7 +150,7 @@ impl Codec for Int {
             ("HIGH_BITS", self.bits - low),
             ("HIGH_SECTION", high_section),
             ("GROUP_UNITS", if self.group == WHOLE_ROW { 1 << 26 } else { (self.group / UNIT) as u32 }),
-            ("SCALE_FORMAT", scale),
+            ("SCALE_FORMAT", self.scale.scale_format()),
             ("OFFSET", offset),
             ("ZERO", zero),
             ("ZERO_BITS", self.bits.next_power_of_two().max(4)),

@@ -10,6 +10,7 @@ pub(crate) const READ: &[(&str, &str)] = &[
     ("tinystories-656k/bnb-nf4-dq", "bitsandbytes NF4"),
     ("tinystories-656k/f16", "f16"),
     ("tinystories-656k/f32", "f32"),
+    ("tinystories-656k/fp8-deepseek-128x128", "FP8 E4M3"),
     ("tinystories-656k/gguf-bf16", "GGUF"),
     ("tinystories-656k/gguf-f16", "GGUF"),
     ("tinystories-656k/gguf-q4_0", "GGUF"),

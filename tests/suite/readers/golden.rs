@@ -158,7 +158,6 @@ fn unread_formats_are_named() {
         ("tinystories-656k", "ct-mxfp4", "compressed-tensors"),
         ("tinystories-656k", "exl2-3bpw", "exl2"),
         ("tinystories-656k", "exl3-3bpw-mul1", "exl3"),
-        ("tinystories-656k", "fp8-deepseek-128x128", "fp8"),
         ("tinystories-656k", "gguf-nvfp4", "NVFP4"),
         ("tinystories-656k", "hqq-4bit-g64", "hqq"),
         ("tinystories-656k", "mlc-q4f16_1", "MLC"),
