@@ -79,6 +79,8 @@ pub enum InputTransform {
     None,
     /// `x'[k] = x[perm[k]]` (GPTQ act-order).
     Permute(Vec<u32>),
+    /// `x'[k] = scales[k] · x[k]` (AWQ's scaled activations, SmoothQuant).
+    Scale(Vec<f32>),
     /// `x' = Hᵀ (signs ⊙ x)`, H the orthonormal Hadamard matrix of order `cols` (QuIP#'s SU).
     Hadamard(Vec<f32>),
 }
