@@ -17,6 +17,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 pub mod bitsandbytes;
+pub mod compressed_tensors;
 pub mod decode;
 pub mod ggml;
 pub mod gguf;
