@@ -16,7 +16,7 @@ use super::hf::Keys;
 use super::tensor::{Dtype, Grid, TensorInfo, dims};
 use super::{BoxFuture, Module, PieceSource, Reader, StoredMatrix};
 use crate::error::{Error, Result};
-use crate::quant::lookup::{Absmax, Lookup, Nested};
+use crate::quant::lookup::{Lookup, Nested, Scales};
 use crate::quant::{Extent, Piece, UNIT};
 use serde_json::Value;
 use std::sync::Arc;
@@ -90,8 +90,8 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
     let mut table = [0.0; 16];
     table.copy_from_slice(&quant_map);
     let scale = match absmax.dtype {
-        Dtype::U8 => Absmax::Nested(vec![(rows, nested(module, &keys, blocks).await?)]),
-        _ => Absmax::Float(absmax.expect_float()?),
+        Dtype::U8 => Scales::Nested(vec![(rows, nested(module, &keys, blocks).await?)]),
+        _ => Scales::Float(absmax.expect_float()?),
     };
     let codec = Lookup::new(name, table, block, scale)?;
     let data =

@@ -9,6 +9,7 @@
 //! Scales are f32, f16, bf16, or E8M0 (DeepSeek-V3.1). Sides of the blocks: `weight_block_size` of the configuration,
 //! or `block_structure` of compressed-tensors. Scales of the activations are not needed for the weights.
 
+use super::compressed_tensors::{Scales, Scheme, scheme_if_any};
 use super::tensor::{Grid, TensorInfo, dims};
 use super::{BoxFuture, Module, PieceSource, Reader, StoredMatrix};
 use crate::error::{Error, Result};
@@ -34,8 +35,8 @@ fn kind(module: &Module<'_>) -> Option<Kind> {
     module.tensor("weight")?.dtype.float8().filter(|&kind| kind != Kind::E8m0)
 }
 
-/// What may stand beside weight and scale: the scales of activations.
-const ACTIVATIONS: [&str; 3] = ["input_scale", "activation_scale", "input_scale_ub"];
+/// What may stand beside weight and scale: the scales of activations and of an FP8 cache.
+const ACTIVATIONS: [&str; 5] = ["input_scale", "activation_scale", "input_scale_ub", "k_scale", "v_scale"];
 const SCALES: [&str; 2] = ["weight_scale", "weight_scale_inv"];
 
 async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
@@ -48,7 +49,7 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
         [None, None] => return Err(Error::missing(format!("missing tensor {}.weight_scale", module.name))),
         [Some(_), Some(other)] => return Err(other.blame(Error::corrupt("a second scale of the weights"))),
     };
-    let (high, wide) = match block(module.quantization)? {
+    let (high, wide) = match block(module)? {
         _ if scales.shape.iter().product::<usize>() == 1 => (rows, WHOLE_ROW),
         _ if scales.shape == [rows, 1] || scales.shape == [rows] => (1, WHOLE_ROW),
         (high, wide) if scales.shape == [rows.div_ceil(high), cols.div_ceil(wide)] => (high, wide),
@@ -72,11 +73,11 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
 }
 
 /// Rows and columns of a block; 128 × 128 unless the configuration says otherwise.
-fn block(quantization: &Value) -> Result<(usize, usize)> {
-    let groups = quantization.get("config_groups").and_then(Value::as_object);
-    let structure =
-        groups.into_iter().flat_map(|g| g.values()).find_map(|g| g["weights"].get("block_structure"));
-    let sides = quantization.get("weight_block_size").or(structure).filter(|sides| !sides.is_null());
+fn block(module: &Module<'_>) -> Result<(usize, usize)> {
+    if let Some(Scheme { scales: Scales::Block(high, wide), .. }) = scheme_if_any(module)? {
+        return Ok((high, wide));
+    }
+    let sides = module.quantization.get("weight_block_size").filter(|sides| !sides.is_null());
     let Some(sides) = sides else { return Ok((128, 128)) };
     let side = |i: usize| sides.get(i).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
     match (side(0), side(1)) {

@@ -17,9 +17,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 pub mod bitsandbytes;
+pub mod compressed_tensors;
 pub mod decode;
+pub mod fp4;
 pub mod fp8;
 pub mod ggml;
+mod ggml_lookup;
 pub mod gguf;
 pub mod gguf_model;
 pub mod gptq;
@@ -80,6 +83,8 @@ pub enum InputTransform {
     None,
     /// `x'[k] = x[perm[k]]` (GPTQ act-order).
     Permute(Vec<u32>),
+    /// `x'[k] = scales[k] · x[k]` (AWQ's scaled activations, SmoothQuant).
+    Scale(Vec<f32>),
     /// `x' = Hᵀ (signs ⊙ x)`, H the orthonormal Hadamard matrix of order `cols` (QuIP#'s SU).
     Hadamard(Vec<f32>),
 }

@@ -64,6 +64,9 @@ const MUTATIONS: &[Mutation] = &[
     mutation("codecs/lookup.wgsl", "word & 0x0f0f0f0fu", "word & 0x0f0f0f07u", "matvec", "nf4 b64"),
     mutation("codecs/lookup.wgsl", "8u * (index & 3u)", "8u * (index & 1u)", "matvec", "nf4 b64 double"),
     mutation("codecs/lookup.wgsl", "tables[16u + code]", "tables[17u + code]", "matvec", "nf4 b64 double"),
+    mutation("codecs/lookup.wgsl", "(i & 2u) != 0u", "(i & 1u) != 0u", "gather", "e2m1 b16 e4m3"),
+    mutation("codecs/lookup.wgsl", "sum4(high) * scale.y", "sum4(high) * scale.x", "matvec", "e2m1 b16 e4m3"),
+    mutation("codecs/lookup.wgsl", "(whole_row) + 2u]", "(whole_row)]", "matmul", "e2m1 b16 e4m3 factor"),
     mutation(
         "codecs/lookup.wgsl",
         "var i = 1u; i < SLICES",
@@ -106,6 +109,7 @@ const MUTATIONS: &[Mutation] = &[
         "rope with norms",
         "f32 cache",
     ),
+    mutation("kernels/scale.wgsl", "P.x_stride + id.x", "P.y_stride + id.x", "scale", ""),
     mutation("kernels/swiglu.wgsl", "-80.0, 80.0", "-0.5, 80.0", "swiglu", ""),
     mutation("lib/cache_f16.wgsl", "pack2x16float(c.zw)", "pack2x16float(c.wz)", "rope", "f16 cache"),
     mutation(
