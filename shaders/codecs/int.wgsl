@@ -1,7 +1,7 @@
 // Integers of LOW_BITS + HIGH_BITS in groups: w = (q - z)·s or q·s + m.
 // Codes come in quads: four neighbouring codes in the four bytes of a word.
 // Sections: codes (low plane), scales, zeros or minima, high plane.
-// provides: prepare, decode8, dot32    requires: lib/product.wgsl
+// provides: prepare, decode8, dot32, codes32, row_scale    requires: lib/product.wgsl
 
 @group(0) @binding(0) var<storage, read> codes: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read> groups: array<u32>;
@@ -71,6 +71,26 @@ fn decode8(row: u32, i: u32) -> Weights8 {
     let q = codes8(row, i);
     return Weights8((vec4<f32>(unpack4xU8(q.x)) - f.zero) * f.scale + f.min,
                     (vec4<f32>(unpack4xU8(q.y)) - f.zero) * f.scale + f.min);
+}
+
+// Eight quads of q - z as signed bytes, and the scale of a whole row: for products in integers.
+fn codes32(row: u32, unit: u32) -> array<u32, 8> {
+    var all: array<u32, 8>;
+    for (var i = 0u; i < 4u; i++) {
+        var q = codes8(row, 4u * unit + i);
+        if (LOW_BITS < 8u) {
+            // No byte borrows from the next: its high bit is set before, and turned after.
+            q = (q | vec2(0x80808080u)) - vec2(ZERO * 0x01010101u);
+        }
+        q ^= vec2(0x80808080u);
+        all[2u * i] = q.x;
+        all[2u * i + 1u] = q.y;
+    }
+    return all;
+}
+
+fn row_scale(row: u32) -> f32 {
+    return affine(row, 0u).scale;
 }
 
 // (q - z)·x over one quad.

@@ -4,8 +4,11 @@
 //! their weights are quantized; `format` says how they are packed, of a group or of all; `ignore` exempts modules.
 
 use super::hf::Keys;
+use super::tensor::TensorInfo;
 use super::{Module, Reader, StoredMatrix};
 use crate::error::{Error, Result};
+use crate::quant::WHOLE_ROW;
+use crate::quant::activations::{ActivationCode, ActivationScale, Activations};
 use serde_json::Value;
 
 /// compressed-tensors.
@@ -58,10 +61,20 @@ pub(crate) enum Scales {
     Block(usize, usize),
 }
 
-/// The scheme of the first group whose targets name the module: by name or pattern rather than by class.
+/// The scheme of the module's weights.
 pub(crate) fn scheme<'a>(module: &Module<'a>) -> Result<Scheme<'a>> {
     let config = Keys::new(module.quantization, FILE);
     check(&config)?;
+    let group = group_of(module, &config)?;
+    let format = match group.text("format")? {
+        Some(format) => format,
+        None => config.text("format")?.unwrap_or("dense"),
+    };
+    of_group(&Keys::new(group.get("weights").unwrap_or(&Value::Null), FILE), format)
+}
+
+/// The first group whose targets name the module: by name or pattern rather than by class.
+fn group_of<'a>(module: &Module<'a>, config: &Keys<'a>) -> Result<Keys<'a>> {
     if named(module, config.get("ignore"), true)? {
         let error = Error::corrupt("quantized, but the configuration exempts it").tensor(module.name);
         return Err(error.file(FILE).found("its name in ignore"));
@@ -70,17 +83,46 @@ pub(crate) fn scheme<'a>(module: &Module<'a>) -> Result<Scheme<'a>> {
     for by_class in [false, true] {
         for (_, group) in groups() {
             let group = Keys::new(group, FILE);
-            let Some(weights) = group.get("weights") else { continue };
-            if named(module, group.get("targets"), by_class)? {
-                let format = match group.text("format")? {
-                    Some(format) => format,
-                    None => config.text("format")?.unwrap_or("dense"),
-                };
-                return of_group(&Keys::new(weights, FILE), format);
+            if group.get("weights").is_some() && named(module, group.get("targets"), by_class)? {
+                return Ok(group);
             }
         }
     }
     Err(Error::missing("quantized, but in none of config_groups").tensor(module.name).file(FILE))
+}
+
+/// How the configuration means the module's activations to be quantized: 8-bit integers or E4M3, a scale a token, a
+/// group, or the stored `input_scale`.
+pub(crate) async fn activations(module: &Module<'_>) -> Result<Option<Activations>> {
+    let group = group_of(module, &Keys::new(module.quantization, FILE))?;
+    let Some(inputs) = group.get("input_activations") else { return Ok(None) };
+    let inputs = Keys::new(inputs, FILE);
+    let symmetric = inputs.get("symmetric").is_none_or(|flag| flag == true);
+    let mut scheme = match (inputs.size("num_bits")?, inputs.text("type")?.unwrap_or("int")) {
+        (Some(8), "int") if symmetric => Activations::int8(127.5), // s = 2·max|x| / 255
+        (Some(8), "float") => Activations::e4m3(WHOLE_ROW),
+        _ => return Ok(None),
+    };
+    match (inputs.get("dynamic"), inputs.text("strategy")?) {
+        (Some(Value::Bool(true)), Some("token")) => {}
+        (Some(Value::Bool(true)), Some("group")) if scheme.code == ActivationCode::E4m3 => {
+            scheme.run = inputs.size("group_size")?.filter(|&size| size > 0).unwrap_or(WHOLE_ROW);
+        }
+        (None | Some(Value::Bool(false)), None | Some("tensor")) => {
+            scheme.scale = ActivationScale::Static(input_scale(module.require("input_scale")?).await?);
+        }
+        _ => return Ok(None),
+    }
+    Ok(Some(scheme))
+}
+
+/// The stored scale of a module's activations.
+pub(crate) async fn input_scale(tensor: &TensorInfo) -> Result<f32> {
+    match tensor.floats(1, "input_scale").await?.first() {
+        Some(&scale) if scale > 0.0 => Ok(scale),
+        found => Err(tensor
+            .blame(Error::corrupt("the scale of activations must be positive").found(format!("{found:?}")))),
+    }
 }
 
 /// The scheme of a module of a checkpoint of compressed-tensors; none of any other's.

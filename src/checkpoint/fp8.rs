@@ -9,10 +9,11 @@
 //! Scales are f32, f16, bf16, or E8M0 (DeepSeek-V3.1). Sides of the blocks: `weight_block_size` of the configuration,
 //! or `block_structure` of compressed-tensors. Scales of the activations are not needed for the weights.
 
-use super::compressed_tensors::{Scales, Scheme, scheme_if_any};
+use super::compressed_tensors::{self, Scales, Scheme, input_scale, scheme_if_any};
 use super::tensor::{Grid, TensorInfo, dims};
 use super::{BoxFuture, Module, PieceSource, Reader, StoredMatrix};
 use crate::error::{Error, Result};
+use crate::quant::activations::{ActivationScale, Activations};
 use crate::quant::fp8::Fp8;
 use crate::quant::{Extent, Kind, Piece, WHOLE_ROW};
 use serde_json::Value;
@@ -69,7 +70,23 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
     let codec = Fp8::new(kind(module).unwrap_or(Kind::E4m3), wide, scale).map_err(|e| scales.blame(e))?;
     let items = scales.items(scale, &scales.read_all().await?, "scale")?;
     let data = Rows { weight: weight.clone(), codec: codec.clone(), rows, cols, scales: items, high, wide };
-    module.matrix(&READER, codec, Arc::new(data)).await
+    let mut matrix = module.matrix(&READER, codec, Arc::new(data)).await?;
+    matrix.activations = activations(module, wide).await?;
+    Ok(matrix)
+}
+
+/// How activations are meant to be quantized: E4M3, by a stored scale, else found as the product runs: one for every
+/// block of columns if the weights have blocks, for every token if not.
+async fn activations(module: &Module<'_>, wide: usize) -> Result<Option<Activations>> {
+    if scheme_if_any(module)?.is_some() {
+        return compressed_tensors::activations(module).await;
+    }
+    if let Some(scale) = module.tensor("input_scale").or(module.tensor("activation_scale")) {
+        let scale = ActivationScale::Static(input_scale(scale).await?);
+        return Ok(Some(Activations { scale, ..Activations::e4m3(WHOLE_ROW) }));
+    }
+    let dynamic = matches!(module.method(), Some("fp8" | "fbgemm_fp8"));
+    Ok(dynamic.then(|| Activations::e4m3(wide)))
 }
 
 /// Rows and columns of a block; 128 × 128 unless the configuration says otherwise.

@@ -6,6 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
+use crate::quant::activations::Activations;
 use crate::quant::{Codec, Extent, Piece};
 use reader::supported;
 use serde_json::Value;
@@ -54,6 +55,8 @@ pub struct StoredMatrix {
     pub input: InputTransform,
     /// What happens to y after it.
     pub output: OutputTransform,
+    /// How the format means x to be quantized before the product; done only where it is asked for.
+    pub activations: Option<Activations>,
     /// The modules that the rows belong to, in row order; one, unless the checkpoint itself is fused (QuIP#).
     pub slices: Vec<Slice>,
     /// Added to y, `[rows]`.

@@ -141,6 +141,7 @@ impl<'a> Module<'a> {
             codec,
             input: InputTransform::None,
             output: OutputTransform::None,
+            activations: None,
             slices: self.slices.clone(),
             bias,
             data,

@@ -53,6 +53,7 @@ fn samples() -> Vec<Arc<dyn Codec>> {
     add(3, 128, Kind::Bf16, Offset::Zero);
     add(8, WHOLE_ROW, Kind::F32, Offset::Symmetric(128));
     add(4, WHOLE_ROW, Kind::F16, Offset::Zero);
+    add(2, WHOLE_ROW, Kind::F32, Offset::Symmetric(1));
     all
 }
 
@@ -73,6 +74,20 @@ impl Int {
         Ok(Arc::new(Self { bits, group, scale, offset }))
     }
 
+    /// The codes of a row, their planes joined.
+    fn codes(&self, packed: &Packed, row: usize, cols: usize) -> Vec<u32> {
+        let low = self.low_bits();
+        let mut codes = vec![0; cols];
+        packed.items(0, row, &mut codes);
+        if self.bits > low {
+            let section = if matches!(self.offset, Offset::Symmetric(_)) { 2 } else { 3 };
+            let mut high = vec![0; cols];
+            packed.items(section, row, &mut high);
+            codes.iter_mut().zip(high).for_each(|(code, high)| *code |= high << low);
+        }
+        codes
+    }
+
     /// Width of the first plane; the rest is in the second.
     fn low_bits(&self) -> u32 {
         match self.bits {
@@ -90,12 +105,17 @@ impl Codec for Int {
 
     fn name(&self) -> String {
         let group = if self.group == WHOLE_ROW { "row".into() } else { format!("g{}", self.group) };
+        let scale = match self.scale {
+            Kind::F16 => "",
+            Kind::Bf16 => " bf16",
+            _ => " f32",
+        };
         let offset = match self.offset {
             Offset::Symmetric(z) => format!(" z{z}"),
             Offset::Zero => " zeros".into(),
             Offset::Min => " min".into(),
         };
-        format!("int{} {group}{}{offset}", self.bits, self.scale.suffix())
+        format!("int{} {group}{scale}{offset}", self.bits)
     }
 
     fn fields(&self) -> Vec<Field> {
@@ -143,6 +163,11 @@ impl Codec for Int {
             Offset::Zero => (1, 0),
             Offset::Min => (2, 0),
         };
+        let scale = match self.scale {
+            Kind::F32 => 0,
+            Kind::F16 => 1,
+            _ => 2,
+        };
         let low = self.low_bits();
         let high_section = if offset == 0 { 2 } else { 3 };
         vec![
@@ -150,7 +175,7 @@ impl Codec for Int {
             ("HIGH_BITS", self.bits - low),
             ("HIGH_SECTION", high_section),
             ("GROUP_UNITS", if self.group == WHOLE_ROW { 1 << 26 } else { (self.group / UNIT) as u32 }),
-            ("SCALE_FORMAT", self.scale.scale_format()),
+            ("SCALE_FORMAT", scale),
             ("OFFSET", offset),
             ("ZERO", zero),
             ("ZERO_BITS", self.bits.next_power_of_two().max(4)),
@@ -158,15 +183,7 @@ impl Codec for Int {
     }
 
     fn decode_row(&self, packed: &Packed, row: usize, out: &mut [f32]) {
-        let low = self.low_bits();
-        let high_section = if matches!(self.offset, Offset::Symmetric(_)) { 2 } else { 3 };
-        let mut codes = vec![0; out.len()];
-        packed.items(0, row, &mut codes);
-        if self.bits > low {
-            let mut high = vec![0; out.len()];
-            packed.items(high_section, row, &mut high);
-            codes.iter_mut().zip(high).for_each(|(code, high)| *code |= high << low);
-        }
+        let codes = self.codes(packed, row, out.len());
         let group = self.group.min(packed.shape.cols);
         for (g, (out, codes)) in out.chunks_mut(group).zip(codes.chunks(group)).enumerate() {
             let scale = self.scale.value(packed.item(1, row, g));
@@ -180,6 +197,18 @@ impl Codec for Int {
                 *w = ((code as f64 - zero) * scale + min) as f32;
             }
         }
+    }
+
+    fn has_integers(&self) -> bool {
+        self.group == WHOLE_ROW
+            && matches!(self.offset, Offset::Symmetric(zero) if self.bits < 8 || zero == 128)
+    }
+
+    fn integers(&self, packed: &Packed, row: usize, out: &mut [i32]) -> Option<f32> {
+        let Offset::Symmetric(zero) = self.offset else { return None };
+        let codes = self.codes(packed, row, out.len());
+        out.iter_mut().zip(codes).for_each(|(w, code)| *w = code as i32 - zero as i32);
+        Some(self.scale.value(packed.item(1, row, 0)) as f32)
     }
 
     fn fuse(&self, parts: &[(&dyn Codec, usize)]) -> Option<Arc<dyn Codec>> {

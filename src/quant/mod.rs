@@ -15,6 +15,7 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
+pub mod activations;
 pub mod e8p;
 pub mod fp8;
 pub mod hadamard;
@@ -226,6 +227,17 @@ pub trait Codec: Debug + Send + Sync + 'static {
 
     /// One codec for several matrices stacked by rows (`rows[i]` rows of `parts[i]`), if there is one.
     fn fuse(&self, parts: &[(&dyn Codec, usize)]) -> Option<Arc<dyn Codec>>;
+
+    /// Whether weights are integers of −128…127 with one scale a row, which products with
+    /// [8-bit activations](activations::ActivationCode::Int8) need; its WGSL then has `codes32` and `row_scale`.
+    fn has_integers(&self) -> bool {
+        false
+    }
+
+    /// The integers of a row and their scale, if it [has](Codec::has_integers) such.
+    fn integers(&self, _packed: &Packed, _row: usize, _out: &mut [i32]) -> Option<f32> {
+        None
+    }
 
     /// For downcasts in [`Codec::fuse`].
     fn as_any(&self) -> &dyn Any;

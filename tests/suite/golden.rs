@@ -6,7 +6,7 @@ use crate::shared::shared;
 use halfbyte::checkpoint::Checkpoint;
 use halfbyte::checkpoint::lora::Adapter;
 use halfbyte::gpu::Options;
-use halfbyte::model::{LoadOptions, Precision};
+use halfbyte::model::{ActivationMode, LoadOptions, Precision};
 use halfbyte::ops::Tokens;
 use halfbyte::perplexity::{documents, perplexity};
 use halfbyte::reference::argmax;
@@ -89,7 +89,7 @@ fn gap(logits: &[f32]) -> f64 {
 async fn load(device: &Device, path: &Path, adapters: Vec<Adapter>, precision: Precision) -> Model {
     let named = |e: halfbyte::Error| panic!("{}: {e}", path.display());
     let checkpoint = Checkpoint::open(model_path(path)).await.unwrap_or_else(named);
-    let options = LoadOptions { precision, context: Some(512), adapters };
+    let options = LoadOptions { precision, context: Some(512), adapters, ..LoadOptions::default() };
     let named = |e: halfbyte::Error| panic!("{}: {e}", path.display());
     Model::load(device, &checkpoint, &options, |_| {}).await.unwrap_or_else(named)
 }
@@ -273,6 +273,65 @@ fn fixtures_on_every_adapter() {
     check_all(&fixtures(&shared));
 }
 
+/// Fixtures whose format quantizes activations too, and how close logits come. A code that rounds the other way moves
+/// them by 1e-3 and more, so what is far below says that all codes are right.
+const NATIVE: [(&str, f64); 3] =
+    [("ct-fp8-dynamic", 2e-2), ("ct-fp8-static", 2e-2), ("fp8-deepseek-128x128", 2e-2)];
+
+/// With activations quantized as the checkpoint means them to be.
+fn check_native(device: &Device, device_name: &str, shared: &Path) {
+    for (folder, tolerance) in NATIVE {
+        let path = shared.join("fixtures/tinystories-656k").join(folder);
+        let text = std::fs::read_to_string(path.join("golden.json")).expect("golden.json");
+        let json: Value = serde_json::from_str(&text).expect("golden.json is JSON");
+        let wanted = &json["activation_quantized_forward"];
+        let prompt = ids(&json["prompt_token_ids"]);
+        let name = format!("{folder} on {device_name}");
+        pollster::block_on(async {
+            let checkpoint = Checkpoint::open(&path).await.expect("a checkpoint");
+            let options = LoadOptions {
+                precision: Precision::F32,
+                context: Some(512),
+                activations: ActivationMode::Native,
+                ..LoadOptions::default()
+            };
+            let model = Model::load(device, &checkpoint, &options, |_| {}).await.expect("a model");
+            model.prefill(0, &prompt).await.expect("prefill");
+            let logits = model.logits().await.expect("logits");
+            let error = relative_error(&logits, &floats(&wanted["logits_last"]));
+            println!("{name}: {error:e}");
+            assert!(error <= tolerance, "{name}: logits off by {error:e}");
+            // The prompt one token at a time: decoding's kernels.
+            for (position, &token) in prompt.iter().enumerate() {
+                model.decode(position, Tokens::Given(vec![token])).await.expect("decode");
+            }
+            let error = relative_error(&model.logits().await.expect("logits"), &logits);
+            assert!(error <= tolerance / 10.0, "{name}: decoding differs from prefill by {error:e}");
+            let other = relative_error(&logits, &floats(&json["logits_last"]));
+            assert!(other > 5e-3, "{name}: activations are not quantized ({other:e})");
+            let documents = sample_documents(&model).expect("the sample text");
+            let found = perplexity(&model, &documents, |_| {}).await.expect("the documents run").perplexity;
+            let golden = wanted["ppl"]["ppl"].as_f64().expect("a perplexity");
+            assert!((found / golden - 1.0).abs() < 2e-3, "{name}: perplexity {found}, golden {golden}");
+        });
+    }
+}
+
+#[test]
+fn quantized_activations_on_the_cpu_twin() {
+    let Some(shared) = shared("quantized activations") else { return };
+    check_native(&Device::Cpu, "the CPU twin", &shared);
+}
+
+#[test]
+fn quantized_activations_on_every_adapter() {
+    let Some(shared) = shared("quantized activations") else { return };
+    for context in contexts(&Options::default()) {
+        let name = context.report().name.clone();
+        check_native(&Device::Gpu(context), &name, &shared);
+    }
+}
+
 /// The golden adapters are for an NF4 base; on other codecs and transforms the twin is the judge.
 #[test]
 fn adapters_work_on_every_codec() {
@@ -317,7 +376,8 @@ fn no_part_of_an_adapter_is_ignored() {
             scale: 2.0,
         };
         let adapters = vec![Adapter { modules: [(module.to_owned(), term)].into() }];
-        let options = LoadOptions { precision: Precision::F32, context: Some(8), adapters };
+        let options =
+            LoadOptions { precision: Precision::F32, context: Some(8), adapters, ..LoadOptions::default() };
         pollster::block_on(async {
             let model = Model::load(&Device::Cpu, &checkpoint, &options, |_| {}).await?;
             model.prefill(0, &[1, 2]).await?;

@@ -1,6 +1,8 @@
 //! Weights of 8 and 4 bits that are floats: FP8, MXFP4, NVFP4, and the containers that hold them.
 
 use super::*;
+use halfbyte::quant::WHOLE_ROW;
+use halfbyte::quant::activations::{ActivationScale, Activations};
 
 /// The number that a code of a small float means, from the definition of its bits.
 fn small_float(code: u8, exponent_bits: u32, fraction_bits: u32) -> f64 {
@@ -270,4 +272,52 @@ fn nan_codes_are_refused() {
         let error = model.open(bytes).and_then(|c| load_all(&c, BUDGETS[0])).err().unwrap();
         assert!(error.to_string().contains("non-finite block scale"), "{error}");
     }
+}
+
+#[test]
+fn activations_are_quantized_as_the_configuration_says() {
+    let compressed = |inputs: &str| {
+        let weights = r#""weights":{"num_bits":8,"type":"float","strategy":"channel"}"#;
+        format!(
+            r#""quant_method":"compressed-tensors","format":"float-quantized","config_groups":{{"group_0":{{"targets":["Linear"],{weights},"input_activations":{inputs}}}}}"#
+        )
+    };
+    let given = Activations { scale: ActivationScale::Static(0.5), ..Activations::e4m3(WHOLE_ROW) };
+    let row = |quantization: &str| fp8("F8_E4M3", 1, FFN, "F32", "weight_scale", quantization);
+    let float = r#""num_bits":8,"type":"float""#;
+    for (model, wanted) in [
+        (blocks("F32"), Some(Activations::e4m3(32))),
+        (row(r#""quant_method":"fbgemm_fp8""#), Some(Activations::e4m3(WHOLE_ROW))),
+        (row(r#""quant_method":"fp8","activation_scheme":"static""#), Some(given)),
+        (row(&compressed("null")), None),
+        (
+            row(&compressed(&format!(r#"{{{float},"strategy":"token","dynamic":true}}"#))),
+            Some(Activations::e4m3(WHOLE_ROW)),
+        ),
+        (
+            row(&compressed(&format!(r#"{{{float},"strategy":"group","group_size":128,"dynamic":true}}"#))),
+            Some(Activations::e4m3(128)),
+        ),
+        (
+            row(&compressed(&format!(r#"{{{float},"strategy":"tensor","dynamic":false,"of":"static"}}"#))),
+            Some(given),
+        ),
+        (
+            row(&compressed(r#"{"num_bits":8,"type":"int","strategy":"token","dynamic":true}"#)),
+            Some(Activations::int8(127.5)),
+        ),
+        (row(&compressed(r#"{"num_bits":4,"type":"float","strategy":"token","dynamic":true}"#)), None),
+    ] {
+        let checkpoint = model.open(model.bytes.clone()).unwrap();
+        let q = block_on(checkpoint.read("model.layers.0.self_attn.q_proj")).unwrap();
+        assert_eq!(q.activations, wanted, "{}", model.config);
+    }
+    let model = row(r#""quant_method":"fp8","activation_scheme":"static""#);
+    let checkpoint = model.open(model.bytes.clone()).unwrap();
+    let q = "model.layers.0.self_attn.q_proj";
+    let scale = checkpoint.raw_tensors().get(&format!("{q}.input_scale")).unwrap().range.clone();
+    let mut bytes = model.bytes.clone();
+    bytes[scale.start as usize..scale.end as usize].fill(0);
+    let error = block_on(model.open(bytes).unwrap().read(q)).err().unwrap();
+    assert!(error.to_string().contains("scale of activations must be positive"), "{error}");
 }

@@ -1,0 +1,21 @@
+// Writing the results of a product. y: [tokens, rows of the whole layer].
+// provides: store    requires: lib/product.wgsl, token_limit, ADD, BIASED
+
+@group(0) @binding(5) var<storage, read_write> y: array<f32>;
+@group(0) @binding(8) var<storage, read> bias: array<f32>;
+
+// y_offset holds the first row of this part already, the bias is that of the whole layer.
+fn store(token: u32, row: u32, sum: f32) {
+    if (row >= P.rows || token >= token_limit()) {
+        return;
+    }
+    let at = token * P.y_stride + P.y_offset + row;
+    var value = sum;
+    if (BIASED) {
+        value += bias[P.first_row + row];
+    }
+    if (ADD) {
+        value += y[at];
+    }
+    y[at] = value;
+}
