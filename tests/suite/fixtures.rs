@@ -4,10 +4,18 @@
 /// Folder, and what `Checkpoint::format_name` calls it.
 pub(crate) const READ: &[(&str, &str)] = &[
     ("stories260K-w256/f16", "f16"),
+    ("tinystories-656k/awq-gemm-g128", "AWQ"),
+    ("tinystories-656k/awq-gemm-g32", "AWQ"),
+    ("tinystories-656k/awq-gemv-g128", "AWQ"),
     ("tinystories-656k/bf16", "bf16"),
     ("tinystories-656k/bnb-fp4", "bitsandbytes FP4"),
+    ("tinystories-656k/bnb-int8", "bitsandbytes LLM.int8"),
     ("tinystories-656k/bnb-nf4", "bitsandbytes NF4"),
     ("tinystories-656k/bnb-nf4-dq", "bitsandbytes NF4"),
+    ("tinystories-656k/ct-w4a16-g128-asym", "compressed-tensors pack-quantized"),
+    ("tinystories-656k/ct-w4a16-g128-sym", "compressed-tensors pack-quantized"),
+    ("tinystories-656k/ct-w8a16-channel", "compressed-tensors pack-quantized"),
+    ("tinystories-656k/ct-w8a8-int8-smoothquant", "compressed-tensors int-quantized"),
     ("tinystories-656k/f16", "f16"),
     ("tinystories-656k/f32", "f32"),
     ("tinystories-656k/gguf-bf16", "GGUF"),

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 mod crafted;
 mod golden;
 mod hostile;
+mod integers;
 
 /// Pieces as large as a loader would take them, and so small that everything is cut up.
 const BUDGETS: [usize; 2] = [4 << 20, 5000];
