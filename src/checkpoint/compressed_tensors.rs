@@ -3,9 +3,10 @@
 //! `quantization_config.config_groups` says for groups of modules (`targets`: names, `re:` patterns, class names) how
 //! their weights are quantized; `format` says how they are packed, of a group or of all; `ignore` exempts modules.
 
+use super::affine::{Affine, Floats, Ints, Layout, Tiling, Zeros, act_order};
 use super::hf::Keys;
-use super::tensor::TensorInfo;
-use super::{Module, Reader, StoredMatrix};
+use super::tensor::{TensorInfo, dims, words32, words64};
+use super::{Dtype, Module, Reader, StoredMatrix};
 use crate::error::{Error, Result};
 use crate::quant::WHOLE_ROW;
 use crate::quant::activations::{ActivationCode, ActivationScale, Activations};
@@ -14,7 +15,7 @@ use serde_json::Value;
 /// compressed-tensors.
 pub static READER: Reader = Reader {
     name: "compressed-tensors",
-    about: "nothing yet",
+    about: "integers of 2 to 8 bits: pack-quantized and int-quantized",
     signature: ".weight_packed or .weight, .weight_scale",
     source: "llm-compressor, compressed-tensors",
     methods: &[METHOD],
@@ -22,12 +23,38 @@ pub static READER: Reader = Reader {
         let has = |suffix| module.tensor(suffix).is_some();
         module.method() == Some(METHOD) && (has("weight_packed") || has("weight_scale"))
     },
-    format: |_| "compressed-tensors",
+    format: |module| {
+        let format = scheme(module).map_or("", |scheme| scheme.format);
+        let named = FORMATS.iter().find(|(name, _)| *name == format);
+        named.map_or("compressed-tensors", |(_, name)| name)
+    },
     read: |module| Box::pin(read(module)),
 };
 
+/// What `inspect` calls the packings.
+const FORMATS: &[(&str, &str)] = &[
+    ("pack-quantized", "compressed-tensors pack-quantized"),
+    ("int-quantized", "compressed-tensors int-quantized"),
+    ("naive-quantized", "compressed-tensors naive-quantized"),
+];
+
 const METHOD: &str = "compressed-tensors";
 const FILE: &str = "config.json";
+
+/// What a module of integers may have. `input_…` and `output_…` quantize activations, which stay what they are.
+const TENSORS: [&str; 11] = [
+    "weight",
+    "weight_packed",
+    "weight_shape",
+    "weight_scale",
+    "weight_zero_point",
+    "weight_g_idx",
+    "bias",
+    "input_scale",
+    "input_zero_point",
+    "output_scale",
+    "output_zero_point",
+];
 
 /// What the configuration says of one module's weights.
 #[derive(Debug, Clone, PartialEq)]
@@ -219,7 +246,81 @@ fn rectangle(block: &Value) -> Option<(usize, usize)> {
 
 async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
     let scheme = scheme(module)?;
-    Err(Error::unsupported(format!("format {} of compressed-tensors", scheme.format))
-        .tensor(module.name)
-        .file(FILE))
+    match (scheme.format, scheme.float) {
+        ("pack-quantized" | "int-quantized" | "naive-quantized", false) => {
+            let mut matrix = integers(module, &scheme).await?.matrix(module, &READER).await?;
+            matrix.activations = activations(module).await?;
+            Ok(matrix)
+        }
+        (format, _) => {
+            let error = Error::unsupported(format!("format {format} of compressed-tensors"));
+            Err(error.tensor(module.name).file(FILE))
+        }
+    }
+}
+
+/// Integers of b bits, `[N, K]`, as both of their packings have them; `w = (q − z) · s`:
+///
+/// * `M.weight_packed` i32 `[N, ⌈K / p⌉]`, p = ⌊32 / b⌋ a word, low bits first, 2^(b−1) added; or `M.weight` i8 `[N, K]`
+/// * `M.weight_scale` `[N, G]`, `[N, 1]` or a scalar
+/// * `M.weight_zero_point` if asymmetric: i32 `[⌈N / p⌉, G]`, packed along N; or i8 `[N, G]`
+/// * `M.weight_g_idx` i32 `[K]` with act-order; `M.weight_shape` `[2]` of the packed ones
+async fn integers(module: &Module<'_>, scheme: &Scheme<'_>) -> Result<Affine> {
+    let (rows, cols) = (module.rows, module.cols);
+    let unsupported = |what: String| Error::unsupported(what).tensor(module.name).file(FILE);
+    module.only(&TENSORS)?;
+    let group = match scheme.scales {
+        Scales::Tensor | Scales::Channel => cols,
+        Scales::Group(size) => size.min(cols),
+        other => {
+            let error = unsupported(format!("{other:?} of integers"));
+            return Err(error.expected("the strategy tensor, channel or group"));
+        }
+    };
+    let groups = cols.div_ceil(group);
+    let packed = scheme.format == "pack-quantized";
+    let bits = if packed { scheme.bits } else { 8 };
+    if !matches!(bits, 2..=8) {
+        return Err(unsupported(format!("num_bits {bits}")).expected("2 to 8"));
+    }
+    let middle = 1 << (bits - 1);
+    let codes = if packed {
+        check_shape(module).await?;
+        Ints::new(module.require("weight_packed")?, (rows, cols), Tiling::whole(bits), false, 0)?
+    } else {
+        Ints::signed(module.require("weight")?, (rows, cols))?
+    };
+    let layout = if scheme.scales == Scales::Tensor { Layout::One } else { Layout::Rows };
+    let zeros = match module.tensor("weight_zero_point") {
+        None if scheme.symmetric => Zeros::Same(middle),
+        Some(zeros) if packed && zeros.dtype == Dtype::I32 => {
+            Zeros::Each(Ints::new(zeros, (rows, groups), Tiling::whole(bits).upright(), false, 0)?)
+        }
+        _ => {
+            let zeros = Ints::signed(module.require("weight_zero_point")?, (rows, groups))?;
+            Zeros::Each(zeros.narrowed(128 - middle, bits))
+        }
+    };
+    let order = match module.tensor("weight_g_idx") {
+        Some(g_idx) => act_order(g_idx, cols, group).await?,
+        None => None,
+    };
+    let scales = Floats::new(module.require("weight_scale")?, (rows, groups), layout)?;
+    Ok(Affine { codes, scales, zeros, group, divisor: 1, order })
+}
+
+/// `weight_shape`, which repeats what the configuration says.
+async fn check_shape(module: &Module<'_>) -> Result<()> {
+    let Some(tensor) = module.tensor("weight_shape") else { return Ok(()) };
+    tensor.expect_shape(&[2])?;
+    let bytes = tensor.read_all().await?;
+    let shape: Vec<u64> = match tensor.dtype {
+        Dtype::I32 => words32(&bytes).map(u64::from).collect(),
+        _ => words64(&bytes).collect(),
+    };
+    if shape == [module.rows as u64, module.cols as u64] {
+        return Ok(());
+    }
+    let error = Error::corrupt("weight_shape differs from the configuration");
+    Err(tensor.blame(error.expected(dims(&[module.rows, module.cols])).found(format!("{shape:?}"))))
 }

@@ -2,8 +2,8 @@
 
 use super::tensor::{RowOrder, TensorInfo, Tensors};
 use super::{
-    BoxFuture, InputTransform, OutputTransform, PieceSource, Slice, StoredMatrix, bitsandbytes,
-    compressed_tensors, fp4, fp8, ggml, gptq, plain, quip,
+    BoxFuture, InputTransform, OutputTransform, PieceSource, Slice, StoredMatrix, autoround, awq,
+    bitsandbytes, compressed_tensors, fp4, fp8, ggml, gptq, plain, quip, torch_int,
 };
 use crate::error::{Error, Result};
 use crate::quant::Codec;
@@ -34,10 +34,13 @@ pub struct Reader {
 /// All formats; the first that claims a module reads it. Error messages, the README's table and tests walk it.
 pub static READERS: &[&Reader] = &[
     &gptq::READER,
+    &awq::READER,
+    &autoround::READER,
     &fp8::READER,
     &fp4::READER,
     &compressed_tensors::READER,
     &bitsandbytes::READER,
+    &torch_int::READER,
     &quip::READER,
     &ggml::READER,
     &plain::READER,
@@ -96,6 +99,10 @@ impl<'a> Module<'a> {
         if seen.is_empty() {
             return Err(Error::missing(format!("missing tensor {}.weight", self.name)));
         }
+        if self.method().is_none() && self.tensor("qweight").is_some() {
+            let error = Error::missing(format!("nothing says how {} is quantized", self.name));
+            return Err(error.found(seen.join(", ")).remedy(NO_SETTINGS));
+        }
         Err(Error::unsupported(format!("no reader knows module {}", self.name))
             .found(seen.join(", "))
             .remedy(supported()))
@@ -129,7 +136,9 @@ impl<'a> Module<'a> {
         let bias = match self.tensor("bias") {
             None => None,
             Some(bias) => {
-                bias.expect_shape(&[self.rows])?;
+                if bias.shape != [1, self.rows] {
+                    bias.expect_shape(&[self.rows])?;
+                }
                 let stored = bias.floats(self.rows, "bias").await?;
                 Some((0..self.rows).map(|row| stored[self.order.stored(row)]).collect())
             }
@@ -150,6 +159,10 @@ impl<'a> Module<'a> {
         })
     }
 }
+
+/// What to do about a layer whose settings are not told, as in OmniQuant's exports.
+const NO_SETTINGS: &str = "add a quantization_config to config.json, or a file quantize_config.json beside it, such as \
+    {\"bits\": 4, \"group_size\": 128, \"checkpoint_format\": \"gptq\"} for GPTQ's layout (OmniQuant's exports)";
 
 /// `halfbyte reads GPTQ (2, 3 …), …`
 pub(super) fn supported() -> String {

@@ -88,6 +88,16 @@ impl Dtype {
         }
     }
 
+    /// Bits of an integer of up to 32 bits.
+    pub(crate) fn integer_bits(self) -> Option<usize> {
+        match self {
+            Dtype::I32 | Dtype::Other { name: "U32", .. } => Some(32),
+            Dtype::Other { name: "I16" | "U16", .. } => Some(16),
+            Dtype::U8 | Dtype::Other { name: "I8", .. } => Some(8),
+            _ => None,
+        }
+    }
+
     /// Bytes of `elements` elements; `None` if that overflows or splits a byte or a block.
     pub fn bytes(self, elements: u64) -> Option<u64> {
         let (block, bits) = match self {

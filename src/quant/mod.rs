@@ -112,7 +112,7 @@ impl Kind {
             Kind::Bf16 => 2,
             Kind::E8m0 => 3,
             Kind::E4m3 => 4,
-            Kind::Code(_) | Kind::E5m2 => 5, // no codec has such scales
+            Kind::Code(_) | Kind::E5m2 => 5, // codes have a table; nobody has E5M2
         }
     }
 

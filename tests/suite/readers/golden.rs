@@ -152,10 +152,7 @@ fn unread_formats_are_named() {
     let Some(shared) = shared("unread formats") else { return };
     for (model, folder, says) in [
         ("tinystories-656k", "aqlm-2x8-g8", "aqlm"),
-        ("tinystories-656k", "awq-gemm-g128", "awq"),
         ("tinystories-656k", "bitnet-bitlinear", "bitnet"),
-        ("tinystories-656k", "bnb-int8", "LLM.int8"),
-        ("tinystories-656k", "ct-w4a16-g128-sym", "compressed-tensors"),
         ("tinystories-656k", "exl2-3bpw", "exl2"),
         ("tinystories-656k", "exl3-3bpw-mul1", "exl3"),
         ("tinystories-656k", "hqq-4bit-g64", "hqq"),

@@ -1,8 +1,11 @@
 //! Weights of 8 and 4 bits that are floats: FP8, MXFP4, NVFP4, and the containers that hold them.
 
+use super::crafted::{Container, Crafted, FFN, HIDDEN, LAYERS, Weights, config, gguf, random};
 use super::*;
 use halfbyte::quant::WHOLE_ROW;
 use halfbyte::quant::activations::{ActivationScale, Activations};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 /// The number that a code of a small float means, from the definition of its bits.
 fn small_float(code: u8, exponent_bits: u32, fraction_bits: u32) -> f64 {
@@ -185,7 +188,7 @@ fn experts(count: usize) -> (Crafted, BTreeMap<String, Vec<f32>>) {
     (Crafted { config: config(""), bytes: file.bytes(), weights }, of_experts)
 }
 
-pub(super) fn all() -> Vec<Crafted> {
+pub(super) fn samples() -> Vec<Crafted> {
     let row = r#""quant_method":"fbgemm_fp8""#;
     let mut all = vec![blocks("F32"), fp8("F8_E5M2", 1, FFN, "F32", "weight_scale", row)];
     all.extend(["mxfp4-pack-quantized", "nvfp4-pack-quantized", "modelopt"].map(fp4));
