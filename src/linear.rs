@@ -10,6 +10,7 @@ use crate::checkpoint::{InputTransform, OutputTransform, Slice, StoredMatrix};
 use crate::device::{Device, Matrix, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::{Op, Rows, Transform};
+use crate::quant::activations::{ActivationCode, Activations};
 use crate::quant::hadamard::Plan;
 use crate::quant::plain::Plain;
 use crate::quant::{Codec, Kind, Shape, TILE_ROWS};
@@ -31,6 +32,7 @@ struct Group {
     first_row: usize,
     matrix: Arc<Matrix>,
     input: Input,
+    activations: Option<Activations>,
     output: Option<HadamardSide>,
     bias: Option<Tensor>,
     adapters: Vec<LowRank>,
@@ -39,6 +41,7 @@ struct Group {
 enum Input {
     Direct,
     Permuted(Tensor),
+    Scaled(Tensor),
     Hadamard(HadamardSide),
 }
 
@@ -57,7 +60,7 @@ struct LowRank {
 /// Buffers that linear layers borrow while they run; one set serves all layers of a recording.
 #[derive(Debug, Clone)]
 pub struct Scratch {
-    /// Two of the largest width that a Hadamard transform needs.
+    /// Two of the largest width that a transform needs.
     pub wide: [Tensor; 2],
     /// `A·x` of low-rank terms.
     pub low: Tensor,
@@ -96,6 +99,7 @@ fn module_name(parent: &str, name: &str) -> String {
 /// Whether two stored matrices can share one product.
 fn fusable(a: &StoredMatrix, b: &StoredMatrix) -> bool {
     a.input == b.input
+        && a.activations == b.activations
         && !matches!(a.input, InputTransform::Hadamard(_))
         && a.output == OutputTransform::None
         && b.output == OutputTransform::None
@@ -193,9 +197,11 @@ impl Linear {
     /// What [`Linear::forward`] needs of scratch.
     pub fn scratch(&self) -> ScratchSize {
         let of = |group: &Group| {
-            let hadamard = matches!(group.input, Input::Hadamard(_)) || group.output.is_some();
+            let between = matches!(group.input, Input::Scaled(_) | Input::Hadamard(_))
+                || group.output.is_some()
+                || group.activations.is_some();
             let low = group.adapters.iter().map(|l| l.a.shape.rows).max().unwrap_or(0);
-            let wide = if hadamard { self.cols.max(group.matrix.shape.rows) } else { 0 };
+            let wide = if between { self.cols.max(group.matrix.shape.rows) } else { 0 };
             ScratchSize { wide, low }
         };
         self.groups.iter().map(of).fold(ScratchSize::default(), ScratchSize::or)
@@ -242,12 +248,33 @@ impl Linear {
                     Op::Hadamard { rows, plan, x, before, after, scratch, out, offset, add }
                 };
             let input = match &group.input {
+                Input::Scaled(by) => {
+                    let (x, by, out) = (x.clone(), by.clone(), wide.clone());
+                    ops.push(Op::Scale { rows, x, by, out });
+                    wide
+                }
                 Input::Hadamard(side) => {
                     ops.push(hadamard(side, true, [x, mixed, wide], 0, false));
                     wide
                 }
                 _ => x,
             };
+            // What is quantized goes where no transform has left its result.
+            let quantized = if matches!(group.input, Input::Direct) { wide } else { mixed };
+            let outliers = group.activations.and_then(|scheme| scheme.outliers).map(|threshold| {
+                let (x, out) = (input.clone(), mixed.clone());
+                ops.push(Op::Outliers { rows, x, cols: self.cols, threshold, out });
+                mixed
+            });
+            let input = match group.activations {
+                Some(scheme) => {
+                    let (x, out, outliers) = (input.clone(), quantized.clone(), outliers.cloned());
+                    ops.push(Op::Quantize { rows, x, cols: self.cols, scheme, outliers, out });
+                    quantized
+                }
+                None => input,
+            };
+            let int8 = group.activations.is_some_and(|scheme| scheme.code == ActivationCode::Int8);
             let permutation = match &group.input {
                 Input::Permuted(permutation) => Some(permutation.clone()),
                 _ => None,
@@ -260,6 +287,7 @@ impl Linear {
                 rows,
                 matrix: group.matrix.clone(),
                 x: input.clone(),
+                int8,
                 permutation,
                 bias: group.bias.clone(),
                 out: target.clone(),
@@ -269,19 +297,23 @@ impl Linear {
             if let Some(side) = &group.output {
                 ops.push(hadamard(side, false, [mixed, wide, out], first, add));
             }
-            let low_rank = |matrix: &Arc<Matrix>, x: &Tensor, out: &Tensor, offset, add| Op::Product {
+            let side_term = |matrix: &Arc<Matrix>, x: &Tensor, out: &Tensor, offset, add| Op::Product {
                 rows,
                 matrix: matrix.clone(),
                 x: x.clone(),
+                int8: false,
                 permutation: None,
                 bias: None,
                 out: out.clone(),
                 offset,
                 add,
             };
+            if let Some(outliers) = outliers {
+                ops.push(side_term(&group.matrix, outliers, out, first, true));
+            }
             for side in &group.adapters {
-                ops.push(low_rank(&side.a, x, &scratch.low, 0, false));
-                ops.push(low_rank(&side.b, &scratch.low, out, first, true));
+                ops.push(side_term(&side.a, x, &scratch.low, 0, false));
+                ops.push(side_term(&side.b, &scratch.low, out, first, true));
             }
         }
     }
@@ -324,13 +356,35 @@ impl Group {
             InputTransform::Permute(permutation) => {
                 Input::Permuted(device.words("permutation", permutation)?)
             }
+            InputTransform::Scale(scales) => Input::Scaled(device.vector("input scales", scales)?),
             InputTransform::Hadamard(signs) => Input::Hadamard(side(first.cols, true, signs)?),
         };
         let output = match &first.output {
             OutputTransform::None => None,
             OutputTransform::Hadamard(signs) => Some(side(first.rows, false, signs)?),
         };
+        if let Some(scheme) = first.activations {
+            let room = scheme.outliers.is_none() || matches!(input, Input::Direct);
+            let product_fits = scheme.code != ActivationCode::Int8 || matrix.codec.has_integers();
+            if !product_fits || !room || matches!(input, Input::Permuted(_)) || output.is_some() {
+                return Err(Error::unsupported(format!(
+                    "quantized activations before {}",
+                    matrix.codec.name()
+                ))
+                .tensor(&first.name)
+                .remedy("load it with activations as they are"));
+            }
+        }
         let bias = if bias.is_empty() { None } else { Some(device.vector("bias", &bias)?) };
-        Ok(Self { first_row, matrix: Arc::new(matrix), input, output, bias, adapters: Vec::new() })
+        let activations = first.activations;
+        Ok(Self {
+            first_row,
+            matrix: Arc::new(matrix),
+            input,
+            activations,
+            output,
+            bias,
+            adapters: Vec::new(),
+        })
     }
 }

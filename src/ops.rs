@@ -5,6 +5,7 @@
 
 use crate::device::{Matrix, Tensor};
 use crate::error::{Error, Result};
+use crate::quant::activations::{ActivationCode, Activations};
 use crate::quant::hadamard::Plan;
 use std::sync::Arc;
 
@@ -40,6 +41,35 @@ pub enum Op {
         /// `[rows, width]`
         out: Tensor,
     },
+    /// `out[:, k] = x[:, k]` in columns where any row has a magnitude of at least `threshold`, else 0.
+    Outliers {
+        /// How many rows.
+        rows: Rows,
+        /// `[rows, ≥ cols]`
+        x: Tensor,
+        /// Columns.
+        cols: usize,
+        /// The smallest outlier.
+        threshold: f32,
+        /// `[rows, ≥ cols]`
+        out: Tensor,
+    },
+    /// Codes of activations: of integers `out` has, in each row, four codes a word and then the scale; otherwise what
+    /// the codes mean.
+    Quantize {
+        /// How many rows.
+        rows: Rows,
+        /// `[rows, ≥ cols]`
+        x: Tensor,
+        /// Columns.
+        cols: usize,
+        /// How.
+        scheme: Activations,
+        /// `[rows, ≥ cols]`: where it is not 0, the code is (what [`Op::Outliers`] has taken out).
+        outliers: Option<Tensor>,
+        /// `[rows, ≥ cols]`
+        out: Tensor,
+    },
     /// `out[:, offset..] (+)= x[:, permutation]·Wᵀ + bias`.
     Product {
         /// How many rows.
@@ -48,6 +78,8 @@ pub enum Op {
         matrix: Arc<Matrix>,
         /// `[rows, k]`
         x: Tensor,
+        /// x has integers of 8 bits and their scale, as [`Op::Quantize`] leaves them.
+        int8: bool,
         /// Column of x for each column of the matrix, as u32 words `[k]`.
         permutation: Option<Tensor>,
         /// `[n]`
@@ -79,6 +111,17 @@ pub enum Op {
         offset: usize,
         /// Add to what is there.
         add: bool,
+    },
+    /// `out = by ⊙ x`.
+    Scale {
+        /// How many rows.
+        rows: Rows,
+        /// `[rows, ≥ n]`
+        x: Tensor,
+        /// `[n]`
+        by: Tensor,
+        /// `[rows, ≥ n]`
+        out: Tensor,
     },
     /// Norms and rotates q and k, writes k and v to the cache and q back in place.
     Rope {
@@ -213,6 +256,11 @@ fn check(what: &str, tensor: &Tensor, cols: usize) -> Result<()> {
     Ok(())
 }
 
+/// Words of a row of 8-bit codes with its scale.
+pub const fn int8_words(cols: usize) -> usize {
+    cols / 4 + 1
+}
+
 impl Op {
     /// Checks the shapes of an op's operands.
     pub fn check(&self) -> Result<()> {
@@ -222,9 +270,24 @@ impl Op {
                 check("norm weight", weight, x.cols)?;
                 check("norm output", out, x.cols)
             }
-            Op::Product { matrix, x, permutation, bias, out, offset, .. } => {
+            Op::Outliers { x, cols, out, .. } => {
+                check("activations", x, *cols)?;
+                check("outliers", out, *cols)
+            }
+            Op::Quantize { x, cols, scheme, outliers, out, .. } => {
+                check("activations", x, *cols)?;
+                if let Some(outliers) = outliers {
+                    check("outliers", outliers, *cols)?;
+                }
+                let int8 = scheme.code == ActivationCode::Int8;
+                check("codes of activations", out, if int8 { int8_words(*cols) } else { *cols })
+            }
+            Op::Product { matrix, x, int8, permutation, bias, out, offset, .. } => {
                 let (n, k) = (matrix.shape.rows, matrix.shape.cols);
-                check("product input", x, k)?;
+                check("product input", x, if *int8 { int8_words(k) } else { k })?;
+                if *int8 && (!matrix.codec.has_integers() || permutation.is_some() || !k.is_multiple_of(4)) {
+                    return Err(Error::unsupported("a product in integers").found(matrix.codec.name()));
+                }
                 check("product output", out, offset + n)?;
                 if let Some(permutation) = permutation {
                     check("permutation", permutation, k)?;
@@ -241,6 +304,10 @@ impl Op {
                 }
                 Ok(())
             }
+            Op::Scale { x, by, out, .. } => {
+                check("scale input", x, by.cols)?;
+                check("scale output", out, by.cols)
+            }
             Op::Rope { heads, qkv, .. } => {
                 check("qkv", qkv, heads.offsets[2] + heads.kv_heads * heads.head_dim)
             }
@@ -255,8 +322,11 @@ impl Op {
         match self {
             Op::Gather { .. } => "gather",
             Op::RmsNorm { .. } => "rms_norm",
+            Op::Outliers { .. } => "outliers",
+            Op::Quantize { .. } => "quantize",
             Op::Product { .. } => "product",
             Op::Hadamard { .. } => "hadamard",
+            Op::Scale { .. } => "scale",
             Op::Rope { .. } => "rope",
             Op::Attention { .. } => "attention",
             Op::SwiGlu { .. } => "swiglu",

@@ -4,6 +4,7 @@
 use crate::device::{Matrix, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::{Cache, Heads, Op, STEP_HEADER, Step};
+use crate::quant::activations::{ActivationCode, Activations, e4m3_value, int8_code};
 
 /// What an argmax gives where there is a NaN.
 pub const NO_TOKEN: u32 = u32::MAX;
@@ -53,7 +54,37 @@ fn run_op(op: &Op, step_tensor: &Tensor, step: &Step) -> Result<()> {
             values.chunks_exact_mut(x.cols).for_each(|row| rms_norm(row, &weight, *eps));
             store(out, 0, x.cols, &values, false);
         }
-        Op::Product { rows: which, matrix, x, permutation, bias, out, offset, add } => {
+        Op::Outliers { rows: which, x, cols, threshold, out } => {
+            let mut values = rows(x, step.rows(*which));
+            for k in 0..*cols {
+                let column = || values.chunks_exact(x.cols).map(|row| row[k].abs());
+                if column().fold(0.0, f32::max) < *threshold {
+                    values.chunks_exact_mut(x.cols).for_each(|row| row[k] = 0.0);
+                }
+            }
+            let kept: Vec<f32> = values.chunks_exact(x.cols).flat_map(|row| row[..*cols].to_vec()).collect();
+            store(out, 0, *cols, &kept, false);
+        }
+        Op::Quantize { rows: which, x, cols, scheme, outliers, out } => {
+            let (count, stride) = (step.rows(*which), out.cols);
+            let outliers = outliers.as_ref().map(|outliers| (rows(outliers, count), outliers.cols));
+            let mut words = out.cpu();
+            for (t, row) in rows(x, count).chunks_exact(x.cols).enumerate() {
+                let mut row = row[..*cols].to_vec();
+                let scale_of = row.clone();
+                if let Some((outliers, stride)) = &outliers {
+                    let taken = &outliers[t * stride..][..*cols];
+                    row.iter_mut().zip(taken).filter(|(_, taken)| **taken != 0.0).for_each(|(x, _)| *x = 0.0);
+                }
+                quantize(scheme, &scale_of, &row, &mut words[t * stride..][..stride]);
+            }
+        }
+        Op::Product { rows: which, matrix, x, int8: true, bias, out, offset, add, .. } => {
+            let words = x.cpu()[..step.rows(*which) * x.cols].to_vec();
+            let values = product_int8(matrix, &words, x.cols, bias.as_ref().map(vector).as_deref())?;
+            store(out, *offset, matrix.shape.rows, &values, *add);
+        }
+        Op::Product { rows: which, matrix, x, permutation, bias, out, offset, add, .. } => {
             let permutation = permutation.as_ref().map(|p| p.cpu().clone());
             let bias = bias.as_ref().map(vector);
             let count = step.rows(*which);
@@ -76,6 +107,12 @@ fn run_op(op: &Op, step_tensor: &Tensor, step: &Step) -> Result<()> {
                 values.extend_from_slice(&row[..n]);
             }
             store(out, *offset, n, &values, *add);
+        }
+        Op::Scale { rows: which, x, by, out } => {
+            let by = vector(by);
+            let scaled = |row: &[f32]| row.iter().zip(&by).map(|(x, s)| x * s).collect::<Vec<_>>();
+            let values: Vec<f32> = rows(x, step.rows(*which)).chunks_exact(x.cols).flat_map(scaled).collect();
+            store(out, 0, by.len(), &values, false);
         }
         Op::Rope { heads, qkv, rotations, norms, cache } => {
             let mut values = rows(qkv, step.count());
@@ -174,6 +211,47 @@ fn product(
         for (t, x) in x.iter().enumerate() {
             let sum: f64 = weights.iter().zip(x).map(|(&w, &x)| w as f64 * x as f64).sum();
             out[t * n + row] = sum as f32 + bias.map_or(0.0, |b| b[row]);
+        }
+    }
+    Ok(out)
+}
+
+/// Codes of one row of activations, by the scales of `whole`.
+fn quantize(scheme: &Activations, whole: &[f32], x: &[f32], out: &mut [u32]) {
+    if scheme.code == ActivationCode::Int8 {
+        let scale = scheme.scale(whole);
+        for (word, x) in out.iter_mut().zip(x.chunks(4)) {
+            let bytes = x.iter().map(|&x| int8_code(x, scale) as u8);
+            *word = bytes.rev().fold(0, |word, byte| word << 8 | u32::from(byte));
+        }
+        out[x.len() / 4] = scale.to_bits();
+        return;
+    }
+    let run = scheme.run.min(x.len());
+    for ((whole, x), out) in whole.chunks(run).zip(x.chunks(run)).zip(out.chunks_mut(run)) {
+        let scale = scheme.scale(whole);
+        out.iter_mut().zip(x).for_each(|(word, &x)| *word = e4m3_value(x, scale).to_bits());
+    }
+}
+
+/// `s·S·(q·Wᵀ) + bias`, the product in integers.
+fn product_int8(matrix: &Matrix, x: &[u32], stride: usize, bias: Option<&[f32]>) -> Result<Vec<f32>> {
+    let packed = host_only(matrix.packed())?;
+    let (n, k) = (matrix.shape.rows, matrix.shape.cols);
+    let codes = |row: &[u32]| -> Vec<i32> {
+        row[..k / 4].iter().flat_map(|word| word.to_le_bytes()).map(|byte| i32::from(byte as i8)).collect()
+    };
+    let x: Vec<(Vec<i32>, f32)> =
+        x.chunks_exact(stride).map(|row| (codes(row), f32::from_bits(row[k / 4]))).collect();
+    let mut out = vec![0.0; x.len() * n];
+    let mut weights = vec![0; k];
+    for row in 0..n {
+        let no_integers = || Error::unsupported("a product in integers").found(packed.codec.name());
+        let scale = packed.codec.integers(&packed, row, &mut weights).ok_or_else(no_integers)?;
+        for (t, (codes, s)) in x.iter().enumerate() {
+            let sum: i32 = weights.iter().zip(codes).map(|(w, q)| w * q).sum();
+            let value = f64::from(sum) * f64::from(scale) * f64::from(*s);
+            out[t * n + row] = value as f32 + bias.map_or(0.0, |b| b[row]);
         }
     }
     Ok(out)

@@ -4,9 +4,10 @@ use crate::device::{Device, Matrix, Tensor};
 use crate::error::{Error, Result};
 use crate::gpu::Context;
 use crate::gpu::kernels::HEAD_DIMS;
-use crate::ops::{Cache, Heads, Op, Rows, STEP_HEADER, Step, Tokens, Transform};
+use crate::ops::{Cache, Heads, Op, Rows, STEP_HEADER, Step, Tokens, Transform, int8_words};
+use crate::quant::activations::{ActivationScale, Activations};
 use crate::quant::hadamard::{Plan, sizes};
-use crate::quant::{CODECS, Codec, Kind, Shape};
+use crate::quant::{CODECS, Codec, Kind, Shape, WHOLE_ROW};
 use crate::reference::NO_TOKEN;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -100,14 +101,19 @@ impl Bench {
         Ok([make(&self.gpu)?, make(&self.cpu)?])
     }
 
-    /// Runs an op on both sides; the relative error of `out`'s first `rows` rows.
-    async fn compare(&self, step: &Step, rows: usize, out: &Twin, build: &Build<'_>) -> Result<f64> {
+    /// Runs an op on both sides.
+    async fn run(&self, step: &Step, build: &Build<'_>) -> Result<()> {
         let op = build(&|twin: &Twin| twin.gpu.clone(), Side::Gpu);
         let recording = self.gpu.record(&self.step.gpu, vec![op]).await?;
         self.gpu.run(&recording, &self.step.gpu, step)?;
         let op = build(&|twin: &Twin| twin.cpu.clone(), Side::Cpu);
         let recording = self.cpu.record(&self.step.cpu, vec![op]).await?;
-        self.cpu.run(&recording, &self.step.cpu, step)?;
+        self.cpu.run(&recording, &self.step.cpu, step)
+    }
+
+    /// Runs an op on both sides; the relative error of `out`'s first `rows` rows.
+    async fn compare(&self, step: &Step, rows: usize, out: &Twin, build: &Build<'_>) -> Result<f64> {
+        self.run(step, build).await?;
         let found = self.gpu.read(&out.gpu, rows).await?;
         let wanted = self.cpu.read(&out.cpu, rows).await?;
         Ok(relative_error(&found, &wanted))
@@ -136,6 +142,10 @@ fn random_item(rng: &mut StdRng, kind: Kind) -> u32 {
             (if subnormal { rng.random_range(1..0x400u16) } else { bits }) as u32
         }
         Kind::Bf16 => half::bf16::from_f32(rng.random_range(-1.0..1.0f32)).to_bits() as u32,
+        // Every number, the subnormal ones too.
+        Kind::E4m3 => rng.random_range(0..127) | rng.random_range(0..2) << 7,
+        Kind::E5m2 => rng.random_range(0..124) | rng.random_range(0..2) << 7,
+        Kind::E8m0 => rng.random_range(117..130),
     }
 }
 
@@ -187,7 +197,91 @@ async fn product(bench: &mut Bench, codec: &Arc<dyn Codec>, tokens: usize, slots
             rows: Rows::Tokens,
             matrix: matrix[side as usize].clone(),
             x: half(&x),
+            int8: false,
             permutation: (slots & 4 > 0).then(|| half(&permutation)),
+            bias: (slots & 2 > 0).then(|| half(&bias)),
+            out: half(&out),
+            offset,
+            add: slots & 1 > 0,
+        };
+        worst = worst.max(bench.compare(&step(0, tokens, |_| 0), tokens, &out, &build).await?);
+    }
+    Ok(worst)
+}
+
+/// Codes of activations, to the bit.
+async fn quantize(bench: &mut Bench, scheme: Activations) -> Result<f64> {
+    let cols = 4 * bench.rng.random_range(40..300);
+    for (tokens, cols) in [(1, 4), (3, cols)] {
+        let mut values = bench.values(tokens * (cols + 3));
+        values[1] = -2.0; // the largest: on the tie 127.5
+        values[3] = 0.0;
+        let taken = (0..tokens * (cols + 1)).map(|i| if i % 5 == 2 { 1f32.to_bits() } else { 0 });
+        let taken = bench.twin(tokens, cols + 1, &taken.collect::<Vec<_>>())?;
+        let x = bench.twin(tokens, cols + 3, bytemuck::cast_slice(&values))?;
+        let out = bench.twin(tokens, cols + 2, &[])?;
+        let build = |half: &dyn Fn(&Twin) -> Tensor, _: Side| Op::Quantize {
+            rows: Rows::Tokens,
+            x: half(&x),
+            cols,
+            scheme,
+            outliers: scheme.outliers.map(|_| half(&taken)),
+            out: half(&out),
+        };
+        bench.run(&step(0, tokens, |_| 0), &build).await?;
+        let found = bench.gpu.read_words(&out.gpu, 0, tokens * (cols + 2)).await?;
+        let wanted = bench.cpu.read_words(&out.cpu, 0, tokens * (cols + 2)).await?;
+        if let Some(at) = found.iter().zip(&wanted).position(|(found, wanted)| found != wanted) {
+            let what =
+                format!("word {at} of {cols} columns is {:#x}, the twin's {:#x}", found[at], wanted[at]);
+            return Err(Error::Gpu(what));
+        }
+    }
+    Ok(0.0)
+}
+
+async fn outliers(bench: &mut Bench) -> Result<f64> {
+    let cols = bench.rng.random_range(65..300);
+    let (x, out) = (bench.random(3, cols + 2)?, bench.twin(3, cols + 1, &[])?);
+    let build = |half: &dyn Fn(&Twin) -> Tensor, _: Side| Op::Outliers {
+        rows: Rows::Tokens,
+        x: half(&x),
+        cols,
+        threshold: 0.75,
+        out: half(&out),
+    };
+    bench.compare(&step(0, 3, |_| 0), 3, &out, &build).await
+}
+
+/// Sums of integers, to the bit: all scales are 1.
+async fn product_int8(bench: &mut Bench, codec: &Arc<dyn Codec>, tokens: usize, slots: usize) -> Result<f64> {
+    let mut worst = 0f64;
+    for (rows, cols) in shapes(&mut bench.rng) {
+        let slots = if rows < 128 { slots } else { !slots };
+        let shape = Shape { rows, cols };
+        let item = |rng: &mut StdRng, kind| match kind {
+            Kind::Code(_) => random_item(rng, kind),
+            Kind::F32 => 1f32.to_bits(),
+            Kind::Bf16 => half::bf16::ONE.to_bits().into(),
+            _ => half::f16::ONE.to_bits().into(),
+        };
+        let items: Vec<Vec<u32>> = (codec.fields().iter())
+            .map(|f| (0..rows * f.items(cols)).map(|_| item(&mut bench.rng, f.kind)).collect())
+            .collect();
+        let matrix = [&bench.gpu, &bench.cpu].map(|d| d.dense("verify", codec.clone(), shape, items.clone()));
+        let [gpu, cpu] = matrix;
+        let matrix = [Arc::new(gpu?), Arc::new(cpu?)];
+        let mut words: Vec<u32> = (0..tokens * int8_words(cols)).map(|_| bench.rng.random()).collect();
+        words.chunks_mut(int8_words(cols)).for_each(|row| row[cols / 4] = 1f32.to_bits());
+        let x = bench.twin(tokens, int8_words(cols), &words)?;
+        let offset = bench.rng.random_range(0..8);
+        let (out, bias) = (bench.random(tokens, rows + offset + 1)?, bench.random(1, rows)?);
+        let build = |half: &dyn Fn(&Twin) -> Tensor, side: Side| Op::Product {
+            rows: Rows::Tokens,
+            matrix: matrix[side as usize].clone(),
+            x: half(&x),
+            int8: true,
+            permutation: None,
             bias: (slots & 2 > 0).then(|| half(&bias)),
             out: half(&out),
             offset,
@@ -374,6 +468,18 @@ async fn swiglu(bench: &mut Bench) -> Result<f64> {
     Ok(worst)
 }
 
+async fn scale(bench: &mut Bench) -> Result<f64> {
+    let width = bench.rng.random_range(65..500);
+    let (x, by, out) = (bench.random(3, width + 3)?, bench.random(1, width)?, bench.twin(3, width + 1, &[])?);
+    let build = |half: &dyn Fn(&Twin) -> Tensor, _: Side| Op::Scale {
+        rows: Rows::Tokens,
+        x: half(&x),
+        by: half(&by),
+        out: half(&out),
+    };
+    bench.compare(&step(0, 3, |_| 0), 3, &out, &build).await
+}
+
 async fn argmax(bench: &mut Bench) -> Result<f64> {
     let mut values = bench.values(300);
     values[299] = f32::NAN;
@@ -473,7 +579,24 @@ pub async fn verify_only(
         run.case("gather", &name, TOLERANCE_F32, async |b| gather(b, &codec).await).await?;
         run.case("matvec", &name, TOLERANCE_F32, async |b| product(b, &codec, 1, slots).await).await?;
         run.case("matmul", &name, TOLERANCE_F32, async |b| product(b, &codec, tokens, slots).await).await?;
+        if codec.has_integers() {
+            let one = async |b: &mut Bench| product_int8(b, &codec, 1, slots).await;
+            run.case("matvec in integers", &name, 0.0, one).await?;
+            let many = async |b: &mut Bench| product_int8(b, &codec, tokens, slots).await;
+            run.case("matmul in integers", &name, 0.0, many).await?;
+        }
     }
+    let given = |code, scale| Activations { scale: ActivationScale::Static(scale), ..code };
+    for (scheme, name) in [
+        (Activations::int8(127.5), "int8"),
+        (given(Activations::int8(127.0), 0.011), "int8 static"),
+        (Activations::e4m3(128), "e4m3 g128"),
+        (given(Activations::e4m3(WHOLE_ROW), 0.003), "e4m3 static"),
+        (Activations { outliers: Some(0.75), ..Activations::int8(127.0) }, "int8 without outliers"),
+    ] {
+        run.case("quantize", name, 0.0, async |b| quantize(b, scheme).await).await?;
+    }
+    run.case("outliers", "", 0.0, async |b| outliers(b).await).await?;
     let sizes = sizes(1 << 16);
     let drawn = [(); 4].map(|()| sizes[rng.random_range(0..sizes.len())]);
     for n in HADAMARDS.into_iter().chain(drawn) {
@@ -487,6 +610,7 @@ pub async fn verify_only(
         run.case("attention", name, tolerance, async |b| attention(b, f16).await).await?;
     }
     run.case("rms_norm", "", TOLERANCE_F32, async |b| rms_norm(b).await).await?;
+    run.case("scale", "", TOLERANCE_F32, async |b| scale(b).await).await?;
     run.case("swiglu", "", TOLERANCE_F32, async |b| swiglu(b).await).await?;
     run.case("argmax", "", 0.0, async |b| argmax(b).await).await?;
     Ok(run.outcomes)

@@ -1,7 +1,7 @@
-// Integers of LOW_BITS + HIGH_BITS in groups: w = (q - z)·s or q·s + m.
+// Integers of LOW_BITS + HIGH_BITS + TOP_BITS in groups of GROUP_RUNS runs of 8 columns: w = (q - z)·s or q·s + m.
 // Codes come in quads: four neighbouring codes in the four bytes of a word.
-// Sections: codes (low plane), scales, zeros or minima, high plane.
-// provides: prepare, decode8, dot32    requires: lib/product.wgsl
+// Sections: codes (low plane), scales, zeros or minima, high plane, top plane.
+// provides: prepare, decode8, dot32, codes32, row_scale    requires: lib/product.wgsl
 
 @group(0) @binding(0) var<storage, read> codes: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read> groups: array<u32>;
@@ -14,13 +14,18 @@ struct Affine {
 
 fn prepare(lane: u32, lanes: u32) {}
 
-fn affine(row: u32, unit: u32) -> Affine {
-    let index = cell_index(row, unit / GROUP_UNITS, (P.units + GROUP_UNITS - 1u) / GROUP_UNITS);
+// Of the group that columns 8i .. 8i + 7 belong to; past the last column of the last group.
+fn affine(row: u32, i: u32) -> Affine {
+    let runs = (P.cols + 7u) / 8u;
+    let index = cell_index(row, min(i, runs - 1u) / GROUP_RUNS, (runs + GROUP_RUNS - 1u) / GROUP_RUNS);
     var scale: f32;
     if (SCALE_FORMAT == 0u) {
         scale = bitcast<f32>(groups[P.sections.y + index]);
     } else {
         scale = number16(groups[P.sections.y + index / 2u], index, SCALE_FORMAT);
+    }
+    if (DIVISOR > 1u) {
+        scale /= f32(DIVISOR);
     }
     if (OFFSET == 1u) {
         let bit = index * ZERO_BITS;
@@ -36,15 +41,25 @@ fn affine(row: u32, unit: u32) -> Affine {
     return Affine(scale, f32(ZERO), 0.0);
 }
 
-// The high bits of two quads (columns 8i .. 8i + 7), shifted into place.
+// Two quads (columns 8i .. 8i + 7) of a plane of one bit that begins at `section`.
+fn bit8(section: u32, row: u32, i: u32) -> vec2<u32> {
+    let word = groups[section + cell_index(row, i / 4u, P.units)] >> (2u * (i & 3u));
+    return vec2(word, word >> 1u) & vec2(0x01010101u);
+}
+
+// The high bits of two quads, shifted into place.
 fn high8(row: u32, i: u32) -> vec2<u32> {
-    let at = P.sections[HIGH_SECTION] + cell_index(row, i / 4u, P.units) * HIGH_BITS;
+    let section = P.sections[HIGH_SECTION];
     if (HIGH_BITS == 1u) {
-        let word = groups[at] >> (2u * (i & 3u));
-        return (vec2(word, word >> 1u) & vec2(0x01010101u)) << vec2(LOW_BITS);
+        return bit8(section, row, i) << vec2(LOW_BITS);
     }
+    let at = section + 2u * cell_index(row, i / 4u, P.units);
     let word = groups[at + ((i & 2u) >> 1u)] >> (4u * (i & 1u));
-    return (vec2(word, word >> 2u) & vec2(0x03030303u)) << vec2(LOW_BITS);
+    var q = (vec2(word, word >> 2u) & vec2(0x03030303u)) << vec2(LOW_BITS);
+    if (TOP_BITS == 1u) {
+        q |= bit8(section + 2u * P.padded_rows * P.units, row, i) << vec2(LOW_BITS + HIGH_BITS);
+    }
+    return q;
 }
 
 // Two quads: the codes of columns 8i .. 8i + 7.
@@ -67,10 +82,30 @@ fn codes8(row: u32, i: u32) -> vec2<u32> {
 }
 
 fn decode8(row: u32, i: u32) -> Weights8 {
-    let f = affine(row, i / 4u);
+    let f = affine(row, i);
     let q = codes8(row, i);
     return Weights8((vec4<f32>(unpack4xU8(q.x)) - f.zero) * f.scale + f.min,
                     (vec4<f32>(unpack4xU8(q.y)) - f.zero) * f.scale + f.min);
+}
+
+// Eight quads of q - z as signed bytes, and the scale of a whole row: for products in integers.
+fn codes32(row: u32, unit: u32) -> array<u32, 8> {
+    var all: array<u32, 8>;
+    for (var i = 0u; i < 4u; i++) {
+        var q = codes8(row, 4u * unit + i);
+        if (LOW_BITS < 8u) {
+            // No byte borrows from the next: its high bit is set before, and turned after.
+            q = (q | vec2(0x80808080u)) - vec2(ZERO * 0x01010101u);
+        }
+        q ^= vec2(0x80808080u);
+        all[2u * i] = q.x;
+        all[2u * i + 1u] = q.y;
+    }
+    return all;
+}
+
+fn row_scale(row: u32) -> f32 {
+    return affine(row, 0u).scale;
 }
 
 // (q - z)·x over one quad.
@@ -78,8 +113,23 @@ fn quad(q: u32, zero: f32, x: vec4<f32>) -> vec4<f32> {
     return (vec4<f32>(unpack4xU8(q)) - zero) * x;
 }
 
+// 8 weights · x, for groups that are no multiple of 32 columns.
+fn dot8(row: u32, i: u32, a: vec4<f32>, b: vec4<f32>) -> f32 {
+    let f = affine(row, i);
+    let q = codes8(row, i);
+    let sum = sum4(quad(q.x, f.zero, a) + quad(q.y, f.zero, b)) * f.scale;
+    if (OFFSET == 2u) {
+        return sum + f.min * sum4(a + b);
+    }
+    return sum;
+}
+
 fn dot32(row: u32, unit: u32, x: X32) -> f32 {
-    let f = affine(row, unit);
+    if (GROUP_RUNS % 4u != 0u) {
+        return dot8(row, 4u * unit, x.a, x.b) + dot8(row, 4u * unit + 1u, x.c, x.d)
+             + dot8(row, 4u * unit + 2u, x.e, x.f) + dot8(row, 4u * unit + 3u, x.g, x.h);
+    }
+    let f = affine(row, 4u * unit);
     var sum: vec4<f32>;
     if (LOW_BITS == 4u && HIGH_BITS == 0u) {
         let w = codes[cell_index(row, unit, P.units)];

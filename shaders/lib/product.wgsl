@@ -1,5 +1,5 @@
 // What matvec, matmul and gather share with every codec.
-// provides: P, Weights8, X32, cell_index, section, f16_value
+// provides: P, Weights8, X32, cell_index, number16, number8, f16_value, sum4, sum32
 
 struct Product {
     rows: u32,          // rows of this part of the matrix
@@ -47,6 +47,26 @@ fn number16(word: u32, index: u32, format: u32) -> f32 {
         return bitcast<f32>(bits << 16u);
     }
     return f16_value(bits);
+}
+
+// A power of two: 2^(byte - 127).
+fn e8m0_value(bits: u32) -> f32 {
+    return bitcast<f32>(select(bits << 23u, 0x00400000u, bits == 0u));
+}
+
+// The value of an E4M3 byte, subnormals included.
+fn e4m3_value(bits: u32) -> f32 {
+    let magnitude = bits & 0x7fu;
+    let normal = bitcast<f32>((magnitude << 20u) + 0x3c000000u);
+    return select(1.0, -1.0, (bits & 0x80u) != 0u) * select(normal, f32(magnitude) * 0.001953125, magnitude < 8u);
+}
+
+// A scale of 8 bits: E8M0 (format 3) or E4M3 (format 4).
+fn number8(bits: u32, format: u32) -> f32 {
+    if (format == 3u) {
+        return e8m0_value(bits);
+    }
+    return e4m3_value(bits);
 }
 
 fn sum4(v: vec4<f32>) -> f32 {

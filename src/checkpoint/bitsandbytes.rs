@@ -1,6 +1,6 @@
-//! bitsandbytes NF4 and FP4 (QLoRA, Dettmers et al. 2023), with and without double quantization.
+//! bitsandbytes: NF4 and FP4 (QLoRA, Dettmers et al. 2023), with and without double quantization; LLM.int8 (2022).
 //!
-//! For a layer of shape `[N, K]` and blocks of B (64):
+//! NF4 and FP4, for a layer of shape `[N, K]` and blocks of B (64):
 //!
 //! * `M.weight`: N·K/2 bytes, two codes each, the *high* nibble first; row-major. `bnb_4bit_quant_storage` may have
 //!   the file call them bf16 or f32.
@@ -11,12 +11,18 @@
 //! * double quantization: `M.weight.nested_absmax` f32 `[N·K/B/256]`, `M.weight.nested_quant_map` f32 `[256]`
 //!
 //! `w = quant_map[code] · absmax`, `absmax = nested_quant_map[byte] · nested_absmax + nested_offset`.
+//!
+//! LLM.int8: `M.weight` i8 `[N, K]`, `M.SCB` f32 `[N]`, the largest magnitude of each row; `M.weight_format` u8, 0: rows
+//! are whole. `w = weight · SCB / 127`. Activations are integers too where
+//! that is asked for, but for columns with outliers: elements of at least `llm_int8_threshold` (6).
 
+use super::affine::{Affine, Floats, Ints, Layout, Zeros};
 use super::hf::Keys;
 use super::tensor::{Dtype, Grid, TensorInfo, dims};
 use super::{BoxFuture, Module, PieceSource, Reader, StoredMatrix};
 use crate::error::{Error, Result};
-use crate::quant::lookup::{Absmax, Lookup, Nested};
+use crate::quant::activations::Activations;
+use crate::quant::lookup::{Lookup, Nested, Scales};
 use crate::quant::{Extent, Piece, UNIT};
 use serde_json::Value;
 use std::sync::Arc;
@@ -24,8 +30,8 @@ use std::sync::Arc;
 /// NF4 and FP4.
 pub static READER: Reader = Reader {
     name: "bitsandbytes",
-    about: "NF4 and FP4 (QLoRA), also doubly quantized",
-    signature: ".weight .weight.absmax .weight.quant_map .weight.quant_state.bitsandbytes__nf4",
+    about: "NF4 and FP4 (QLoRA), also doubly quantized; LLM.int8",
+    signature: ".weight .weight.absmax .weight.quant_map .weight.quant_state.bitsandbytes__nf4; .weight .SCB",
     source: "bitsandbytes",
     methods: &["bitsandbytes"],
     claims: |module| state(module).is_some() || module.tensor("SCB").is_some(),
@@ -50,9 +56,7 @@ const MAX_STATE: u64 = 1 << 16;
 async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
     let (rows, cols) = (module.rows, module.cols);
     let Some((tensor, name)) = state(module) else {
-        return Err(Error::unsupported("LLM.int8 of bitsandbytes")
-            .tensor(module.name)
-            .expected("NF4 or FP4"));
+        return int8(module).await;
     };
     if tensor.bytes() > MAX_STATE {
         let error = Error::corrupt("quantization state too long").found(tensor.bytes());
@@ -90,13 +94,39 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
     let mut table = [0.0; 16];
     table.copy_from_slice(&quant_map);
     let scale = match absmax.dtype {
-        Dtype::U8 => Absmax::Nested(vec![(rows, nested(module, &keys, blocks).await?)]),
-        _ => Absmax::Float(absmax.expect_float()?),
+        Dtype::U8 => Scales::Nested(vec![(rows, nested(module, &keys, blocks).await?)]),
+        _ => Scales::Float(absmax.expect_float()?),
     };
     let codec = Lookup::new(name, table, block, scale)?;
     let data =
         Blocks { weight: weight.clone(), absmax: absmax.clone(), codec: codec.clone(), rows, cols, block };
     module.matrix(&READER, codec, Arc::new(data)).await
+}
+
+/// LLM.int8.
+async fn int8(module: &Module<'_>) -> Result<StoredMatrix> {
+    module.only(&["weight", "SCB", "weight_format", "bias"])?;
+    if let Some(format) = module.tensor("weight_format")
+        && let Some(tiles) = format.read_all().await?.iter().find(|&&byte| byte != 0)
+    {
+        let error = Error::unsupported("weight_format of LLM.int8").expected("0, whole rows").found(tiles);
+        return Err(format.blame(error.remedy("save the model with a newer bitsandbytes")));
+    }
+    let (rows, cols) = (module.rows, module.cols);
+    let layer = Affine {
+        codes: Ints::signed(module.require("weight")?, (rows, cols))?,
+        scales: Floats::new(module.require("SCB")?, (rows, 1), Layout::Rows)?,
+        zeros: Zeros::Same(128),
+        group: cols,
+        divisor: 127,
+        order: None,
+    };
+    let mut matrix = layer.matrix(module, &READER).await?;
+    let threshold =
+        Keys::new(module.quantization, "config.json").number("llm_int8_threshold")?.unwrap_or(6.0);
+    let outliers = (threshold > 0.0).then_some(threshold as f32);
+    matrix.activations = Some(Activations { outliers, ..Activations::int8(127.0) });
+    Ok(matrix)
 }
 
 /// The tensor `suffix`, which has to have `len` elements.

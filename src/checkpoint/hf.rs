@@ -65,6 +65,18 @@ impl<'a> Keys<'a> {
         self.typed(key, |v| v.as_u64().and_then(|n| usize::try_from(n).ok()))
     }
 
+    /// A size of groups; `None` where it is absent or -1, one group a row.
+    pub(crate) fn group(&self, key: &str) -> Result<Option<usize>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(size) => match size.as_i64() {
+                Some(-1) => Ok(None),
+                Some(n) if n > 0 => Ok(Some(n as usize)),
+                _ => Err(self.invalid(key, size)),
+            },
+        }
+    }
+
     pub(crate) fn number(&self, key: &str) -> Result<Option<f64>> {
         self.typed(key, |v| v.as_f64().filter(|x| x.is_finite()))
     }

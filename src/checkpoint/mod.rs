@@ -6,6 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
+use crate::quant::activations::Activations;
 use crate::quant::{Codec, Extent, Piece, Tiles};
 use reader::supported;
 use serde_json::Value;
@@ -16,9 +17,16 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
+mod affine;
+pub mod autoround;
+pub mod awq;
 pub mod bitsandbytes;
+pub mod compressed_tensors;
 pub mod decode;
+pub mod fp4;
+pub mod fp8;
 pub mod ggml;
+mod ggml_lookup;
 pub mod gguf;
 pub mod gguf_model;
 pub mod gptq;
@@ -30,6 +38,7 @@ mod reader;
 pub mod safetensors;
 pub mod source;
 pub mod tensor;
+pub mod torch_int;
 
 pub use reader::{Module, READERS, Reader};
 pub use tensor::{Dtype, RowOrder, TensorInfo, Tensors};
@@ -50,6 +59,8 @@ pub struct StoredMatrix {
     pub input: InputTransform,
     /// What happens to y after it.
     pub output: OutputTransform,
+    /// How the format means x to be quantized before the product; done only where it is asked for.
+    pub activations: Option<Activations>,
     /// The modules that the rows belong to, in row order; one, unless the checkpoint itself is fused (QuIP#).
     pub slices: Vec<Slice>,
     /// Added to y, `[rows]`.
@@ -79,6 +90,8 @@ pub enum InputTransform {
     None,
     /// `x'[k] = x[perm[k]]` (GPTQ act-order).
     Permute(Vec<u32>),
+    /// `x'[k] = scales[k] · x[k]` (AWQ's scaled activations, SmoothQuant).
+    Scale(Vec<f32>),
     /// `x' = Hᵀ (signs ⊙ x)`, H the orthonormal Hadamard matrix of order `cols` (QuIP#'s SU).
     Hadamard(Vec<f32>),
 }
@@ -320,11 +333,16 @@ impl Checkpoint {
     /// Opens a Hugging Face folder; `only` names its one weight file.
     async fn from_folder(files: Files, only: Option<&str>) -> Result<Self> {
         let Some(json) = hf::json(&files, "config.json").await? else { return Err(no_config(&files)) };
-        let quantization = quantization(&json, hf::json(&files, "quantize_config.json").await?);
+        let gptq = hf::json(&files, "quantize_config.json").await?;
+        let awq = hf::json(&files, "quant_config.json").await?;
+        let quantization = quantization(&json, gptq, awq);
         check_method(&quantization)?;
         let generation = hf::json(&files, "generation_config.json").await?;
-        let config = hf::model_config(&json, generation.as_ref())?;
+        let mut config = hf::model_config(&json, generation.as_ref())?;
         let tensors = hf::tensors(&files, only).await?;
+        // A quantized head beside an embedding is a matrix of its own, whatever the configuration says of ties.
+        let own_head = tensors.under(HEAD).any(|t| t.name != "lm_head.weight");
+        config.tied &= !(own_head && tensors.under(EMBEDDING).next().is_some());
         let name = only.unwrap_or("model").to_string();
         Ok(Self { name, config, tensors, quantization, metadata: None, files })
     }
@@ -544,7 +562,7 @@ impl Checkpoint {
 }
 
 /// `quantization_config`, with `quant_method` in it, of whatever says how a model is quantized.
-fn quantization(config: &Value, quantize_config: Option<Value>) -> Value {
+fn quantization(config: &Value, gptq: Option<Value>, awq: Option<Value>) -> Value {
     let with_method = |mut settings: Value, method: &str| {
         if let Some(map) = settings.as_object_mut() {
             map.entry("quant_method").or_insert_with(|| method.into());
@@ -562,7 +580,11 @@ fn quantization(config: &Value, quantize_config: Option<Value>) -> Value {
         let qtip = settings.get("codebook").is_some_and(|name| name == "bitshift");
         return with_method(settings, if qtip { "QTIP" } else { "QuIP#" });
     }
-    quantize_config.map_or(Value::Null, |settings| with_method(settings, "gptq"))
+    match (gptq, awq) {
+        (Some(settings), _) => with_method(settings, "gptq"),
+        (None, Some(settings)) => with_method(settings, "awq"),
+        (None, None) => Value::Null,
+    }
 }
 
 /// Refuses quantization methods that no reader answers to.

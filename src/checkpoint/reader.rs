@@ -2,13 +2,14 @@
 
 use super::tensor::{RowOrder, TensorInfo, Tensors};
 use super::{
-    BoxFuture, InputTransform, OutputTransform, PieceSource, Slice, StoredMatrix, bitsandbytes, ggml, gptq,
-    plain, quip,
+    BoxFuture, InputTransform, OutputTransform, PieceSource, Slice, StoredMatrix, autoround, awq,
+    bitsandbytes, compressed_tensors, fp4, fp8, ggml, gptq, plain, quip, torch_int,
 };
 use crate::error::{Error, Result};
 use crate::quant::Codec;
 use serde_json::Value;
 use std::sync::Arc;
+use tokenizers::utils::SysRegex;
 
 /// A format: one per file of this folder.
 pub struct Reader {
@@ -31,8 +32,19 @@ pub struct Reader {
 }
 
 /// All formats; the first that claims a module reads it. Error messages, the README's table and tests walk it.
-pub static READERS: &[&Reader] =
-    &[&gptq::READER, &bitsandbytes::READER, &quip::READER, &ggml::READER, &plain::READER];
+pub static READERS: &[&Reader] = &[
+    &gptq::READER,
+    &awq::READER,
+    &autoround::READER,
+    &fp8::READER,
+    &fp4::READER,
+    &compressed_tensors::READER,
+    &bitsandbytes::READER,
+    &torch_int::READER,
+    &quip::READER,
+    &ggml::READER,
+    &plain::READER,
+];
 
 /// A linear layer or an embedding as a reader is shown it.
 pub struct Module<'a> {
@@ -68,6 +80,14 @@ impl<'a> Module<'a> {
         self.quantization.get("quant_method")?.as_str()
     }
 
+    /// Whether a regular expression of a configuration matches its name from the beginning, as Python's `re.match`.
+    pub(crate) fn matches(&self, pattern: &str) -> Result<bool> {
+        let invalid =
+            |e| Error::invalid(format!("invalid regular expression {pattern}: {e}")).file("config.json");
+        let regex = SysRegex::new(&format!("^(?:{pattern})")).map_err(invalid)?;
+        Ok(regex.find_iter(self.name).next().is_some())
+    }
+
     /// The reader that claims it, or an error that says what was seen.
     pub(super) fn reader(&self) -> Result<&'static Reader> {
         if let Some(reader) = READERS.iter().find(|r| (r.claims)(self)) {
@@ -78,6 +98,10 @@ impl<'a> Module<'a> {
             self.tensors.under(self.name).map(|t| format!("{} {}", &t.name[prefix..], t.dtype)).collect();
         if seen.is_empty() {
             return Err(Error::missing(format!("missing tensor {}.weight", self.name)));
+        }
+        if self.method().is_none() && self.tensor("qweight").is_some() {
+            let error = Error::missing(format!("nothing says how {} is quantized", self.name));
+            return Err(error.found(seen.join(", ")).remedy(NO_SETTINGS));
         }
         Err(Error::unsupported(format!("no reader knows module {}", self.name))
             .found(seen.join(", "))
@@ -112,7 +136,9 @@ impl<'a> Module<'a> {
         let bias = match self.tensor("bias") {
             None => None,
             Some(bias) => {
-                bias.expect_shape(&[self.rows])?;
+                if bias.shape != [1, self.rows] {
+                    bias.expect_shape(&[self.rows])?;
+                }
                 let stored = bias.floats(self.rows, "bias").await?;
                 Some((0..self.rows).map(|row| stored[self.order.stored(row)]).collect())
             }
@@ -124,6 +150,7 @@ impl<'a> Module<'a> {
             codec,
             input: InputTransform::None,
             output: OutputTransform::None,
+            activations: None,
             slices: self.slices.clone(),
             bias,
             data,
@@ -132,6 +159,10 @@ impl<'a> Module<'a> {
         })
     }
 }
+
+/// What to do about a layer whose settings are not told, as in OmniQuant's exports.
+const NO_SETTINGS: &str = "add a quantization_config to config.json, or a file quantize_config.json beside it, such as \
+    {\"bits\": 4, \"group_size\": 128, \"checkpoint_format\": \"gptq\"} for GPTQ's layout (OmniQuant's exports)";
 
 /// `halfbyte reads GPTQ (2, 3 …), …`
 pub(super) fn supported() -> String {

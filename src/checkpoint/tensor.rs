@@ -78,6 +78,26 @@ impl Dtype {
         }
     }
 
+    /// The format of 8-bit floats as a codec's items.
+    pub(crate) fn float8(self) -> Option<Kind> {
+        match self {
+            Dtype::Other { name: "F8_E4M3", .. } => Some(Kind::E4m3),
+            Dtype::Other { name: "F8_E5M2", .. } => Some(Kind::E5m2),
+            Dtype::Other { name: "F8_E8M0", .. } => Some(Kind::E8m0),
+            _ => None,
+        }
+    }
+
+    /// Bits of an integer of up to 32 bits.
+    pub(crate) fn integer_bits(self) -> Option<usize> {
+        match self {
+            Dtype::I32 | Dtype::Other { name: "U32", .. } => Some(32),
+            Dtype::Other { name: "I16" | "U16", .. } => Some(16),
+            Dtype::U8 | Dtype::Other { name: "I8", .. } => Some(8),
+            _ => None,
+        }
+    }
+
     /// Bytes of `elements` elements; `None` if that overflows or splits a byte or a block.
     pub fn bytes(self, elements: u64) -> Option<u64> {
         let (block, bits) = match self {
@@ -158,17 +178,6 @@ pub(crate) fn words64(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
     bytes.chunks_exact(8).map(|b| u64::from_le_bytes(word(b, 0)))
 }
 
-/// Whether a float item is neither infinite nor NaN: its exponent bits are not all ones.
-pub(crate) fn finite(kind: Kind, item: u32) -> bool {
-    let exponent = match kind {
-        Kind::F32 => 0x7f80_0000,
-        Kind::Bf16 => 0x7f80,
-        Kind::F16 => 0x7c00,
-        Kind::Code(_) => return true,
-    };
-    item & exponent != exponent
-}
-
 impl TensorInfo {
     /// Bytes on disk.
     pub fn bytes(&self) -> u64 {
@@ -233,10 +242,17 @@ impl TensorInfo {
 
     /// Float items of `bytes` of this tensor; `what` must be finite.
     pub(crate) fn float_items(&self, bytes: &[u8], what: &str) -> Result<Vec<u32>> {
-        let kind = self.expect_float()?;
-        let items: Vec<u32> =
-            if kind == Kind::F32 { words32(bytes).collect() } else { words16(bytes).collect() };
-        match items.iter().find(|&&item| !finite(kind, item)) {
+        self.items(self.expect_float()?, bytes, what)
+    }
+
+    /// Items of format `kind` of `bytes` of this tensor; `what` must be finite.
+    pub(crate) fn items(&self, kind: Kind, bytes: &[u8], what: &str) -> Result<Vec<u32>> {
+        let items: Vec<u32> = match kind.bits() {
+            32 => words32(bytes).collect(),
+            16 => words16(bytes).collect(),
+            _ => bytes.iter().map(|&b| u32::from(b)).collect(),
+        };
+        match items.iter().find(|&&item| !kind.finite(item)) {
             None => Ok(items),
             Some(&item) => {
                 let error = Error::corrupt(format!("non-finite {what} in {}", self.name));

@@ -19,7 +19,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use halfbyte::checkpoint::Checkpoint;
 use halfbyte::gpu::{AdapterChoice, LimitSet, Options};
 use halfbyte::hub::{Hub, Source};
-use halfbyte::model::{LoadOptions, Precision, Progress, Stage};
+use halfbyte::model::{ActivationMode, LoadOptions, Precision, Progress, Stage};
 use halfbyte::{Device, Error, embedded};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -92,6 +92,17 @@ pub struct Common {
     /// Storage of the KV cache: f32, f16 or auto [default: auto; f32 for logits, perplexity, verify]
     #[arg(long, value_enum, value_name = "P", hide_possible_values = true)]
     pub precision: Option<PrecisionArg>,
+    /// What products multiply weights with: f32, activations as they are; native, quantized to 8 bits where the
+    /// checkpoint was made for that (W8A8, FP8) [default: f32]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "A",
+        hide_possible_values = true,
+        hide_default_value = true,
+        default_value = "f32"
+    )]
+    pub activations: ActivationsArg,
     /// Tokens that the KV cache holds [default: the model's, at most 2048]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub context: Option<usize>,
@@ -113,6 +124,16 @@ pub enum PrecisionArg {
     F16,
     /// What runs best
     Auto,
+}
+
+/// `--activations`
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ActivationsArg {
+    /// As they are
+    #[default]
+    F32,
+    /// Quantized as the checkpoint says
+    Native,
 }
 
 /// `--limits`
@@ -171,7 +192,11 @@ impl Common {
             Some(PrecisionArg::F16) => Precision::F16,
             Some(PrecisionArg::Auto) => Precision::Auto,
         };
-        LoadOptions { precision, context: self.context, adapters: Vec::new() }
+        let activations = match self.activations {
+            ActivationsArg::F32 => ActivationMode::F32,
+            ActivationsArg::Native => ActivationMode::Native,
+        };
+        LoadOptions { precision, context: self.context, activations, ..LoadOptions::default() }
     }
 }
 

@@ -5,6 +5,7 @@ use super::link::{Constant, Module};
 use crate::device::{Part, Tensor};
 use crate::error::Result;
 use crate::ops::{Op, Rows, Transform};
+use crate::quant::activations::{ActivationCode, ActivationScale};
 use crate::quant::{CODECS, Codec, Shape, UNIT, hadamard};
 
 /// A dispatch that is not compiled yet.
@@ -145,7 +146,7 @@ impl ProductSlots {
             Spread::Rows { .. } => ("matmul_rows", "kernels/matmul_rows.wgsl"),
         };
         let mut module = codec_module(kernel, codec);
-        module.parts.extend(["lib/product_io.wgsl", file]);
+        module.parts.extend(["lib/product_io.wgsl", "lib/product_out.wgsl", file]);
         module.constants.extend(self.constants());
         let x = match spread {
             Spread::Matvec { tiles, split, x } => {
@@ -173,6 +174,24 @@ impl ProductSlots {
         }
         module
     }
+
+    /// The product in integers of `batch` tokens at a time, `split` lanes a row.
+    pub(crate) fn int8(self, codec: &dyn Codec, batch: u32, split: u32) -> Module {
+        let mut module = codec_module("product_int8", codec);
+        module.constants.extend([("ADD", Constant::Bool(self.add)), ("BIASED", self.biased.into())]);
+        module.constants.push(("HEAD", (self.rows == Rows::Head).into()));
+        module.constants.extend([("BATCH", Constant::U32(batch)), ("SPLIT", split.into())]);
+        module.parts.extend(["lib/product_out.wgsl", "lib/step.wgsl", "kernels/product_int8.wgsl"]);
+        module
+    }
+}
+
+/// All that [`int8_variant`] returns.
+const INT8_VARIANTS: [(u32, u32); 4] = [(1, 1), (8, 1), (1, 8), (8, 8)];
+
+/// How a product in integers spreads its work: (tokens at a time, lanes that share a row).
+fn int8_variant(capabilities: &Capabilities, capacity: usize) -> (u32, u32) {
+    (if capacity < MATMUL_FROM { 1 } else { 8 }, if capabilities.software { 1 } else { 8 })
 }
 
 /// Row gathers with `codec`.
@@ -222,6 +241,27 @@ pub(crate) fn rope_module(head_dim: usize, normed: bool, f16: bool, capabilities
 /// Attention over the cache.
 pub(crate) fn attention_module(head_dim: usize, f16: bool, capabilities: &Capabilities) -> Module {
     with_reduction(with_cache(module("attention", "kernels/attention.wgsl"), head_dim, f16), capabilities)
+}
+
+/// Codes of activations.
+pub(crate) fn quantize_module(int8: bool, dynamic: bool, outliers: bool) -> Module {
+    let mut module = module("quantize", "kernels/quantize.wgsl");
+    let slots = [("INT8", int8), ("DYNAMIC", dynamic), ("OUTLIERS", outliers)];
+    module.constants.extend(slots.map(|(name, on)| (name, Constant::Bool(on))));
+    module
+}
+
+/// Columns with outliers.
+pub(crate) fn outliers_module(rows: Rows) -> Module {
+    let mut module = module("outliers", "kernels/outliers.wgsl");
+    module.constants.push(("HEAD", (rows == Rows::Head).into()));
+    module.parts.push("lib/step.wgsl");
+    module
+}
+
+/// x ⊙ a vector.
+pub(crate) fn scale_module() -> Module {
+    module("scale", "kernels/scale.wgsl")
 }
 
 /// SiLU(gate)·up.
@@ -313,7 +353,59 @@ pub(crate) fn lower<'a>(
             params: vec![x.cols as u32, eps.to_bits()],
             grid: Grid { x: 1, y: Some((*rows, 1)), rows_in_x: true },
         }),
-        Op::Product { rows, matrix, x, permutation, bias, out, offset, add } => {
+        Op::Outliers { rows, x, cols, threshold, out } => all.push(Lowered {
+            module: outliers_module(*rows),
+            buffers: vec![(4, x.gpu()?), (5, out.gpu()?), (6, step.gpu()?)],
+            params: vec![*cols as u32, x.cols as u32, out.cols as u32, threshold.to_bits()],
+            grid: Grid { x: cols.div_ceil(64) as u32, y: None, rows_in_x: false },
+        }),
+        Op::Quantize { rows, x, cols, scheme, outliers, out } => {
+            let run = scheme.run.min(*cols);
+            let (top, given) = match scheme.scale {
+                ActivationScale::Dynamic { top } => (Some(top), 0.0),
+                ActivationScale::Static(scale) => (None, scale),
+            };
+            all.push(Lowered {
+                module: quantize_module(
+                    scheme.code == ActivationCode::Int8,
+                    top.is_some(),
+                    outliers.is_some(),
+                ),
+                buffers: vec![(4, x.gpu()?), (5, out.gpu()?), (7, or_unused(outliers)?)],
+                params: vec![
+                    *cols as u32,
+                    run as u32,
+                    x.cols as u32,
+                    out.cols as u32,
+                    top.unwrap_or(1.0).to_bits(),
+                    given.to_bits(),
+                    outliers.as_ref().map_or(0, |outliers| outliers.cols) as u32,
+                    scheme.outliers.unwrap_or(0.0).to_bits(),
+                ],
+                grid: Grid::each(cols.div_ceil(run), *rows),
+            });
+        }
+        Op::Product { rows, matrix, x, int8: true, bias, out, offset, add, .. } => {
+            let slots = ProductSlots { add: *add, biased: bias.is_some(), permuted: false, rows: *rows };
+            let codec = &*matrix.codec;
+            let (batch, split) = int8_variant(capabilities, out.rows);
+            for part in matrix.parts() {
+                let mut buffers = codec_buffers(part);
+                buffers.extend([(4, x.gpu()?), (5, out.gpu()?), (6, step.gpu()?), (8, or_unused(bias)?)]);
+                all.push(Lowered {
+                    module: slots.int8(codec, batch, split),
+                    buffers,
+                    // The kernel counts x in words, not in runs of four.
+                    params: product_params(codec, part, 4 * x.cols, out.cols, offset + part.first_row),
+                    grid: Grid {
+                        x: part.shape.rows.div_ceil(TILE) as u32,
+                        y: Some((*rows, batch)),
+                        rows_in_x: false,
+                    },
+                });
+            }
+        }
+        Op::Product { rows, matrix, x, permutation, bias, out, offset, add, .. } => {
             let slots = ProductSlots {
                 add: *add,
                 biased: bias.is_some(),
@@ -372,6 +464,12 @@ pub(crate) fn lower<'a>(
                 });
             }
         }
+        Op::Scale { rows, x, by, out } => all.push(Lowered {
+            module: scale_module(),
+            buffers: vec![(4, x.gpu()?), (5, out.gpu()?), (7, by.gpu()?)],
+            params: vec![by.cols as u32, x.cols as u32, out.cols as u32],
+            grid: Grid::each(by.cols.div_ceil(64), *rows),
+        }),
         Op::Rope { heads, qkv, rotations, norms, cache } => {
             let [q, k, v] = heads.offsets.map(|o| o as u32);
             let (q_norm, k_norm) = match norms {
@@ -474,6 +572,12 @@ fn modules(every_slot: bool) -> Vec<Module> {
                     add(format!("{} {rows:?} {spread:?}", slots.suffix()), slots.module(codec, spread));
                 }
             }
+            for (batch, split) in
+                INT8_VARIANTS.into_iter().filter(|_| codec.has_integers() && !slots.permuted)
+            {
+                let suffix = format!("{} {rows:?} batch {batch}, split {split}", slots.suffix());
+                add(suffix, slots.int8(codec, batch, split));
+            }
         }
     }
     for subgroups in [None, Some((4, 128))] {
@@ -490,6 +594,15 @@ fn modules(every_slot: bool) -> Vec<Module> {
             add(format!("{suffix} normed"), rope_module(head_dim, true, f16, &capabilities));
         }
     }
+    for bits in 0..8u32 {
+        let (int8, dynamic, outliers) = (bits & 1 > 0, bits & 2 > 0, bits & 4 > 0);
+        let suffix = format!(" int8 {int8}, dynamic {dynamic}, outliers {outliers}");
+        add(suffix, quantize_module(int8, dynamic, outliers));
+    }
+    for rows in [Rows::Tokens, Rows::Head] {
+        add(format!(" {rows:?}"), outliers_module(rows));
+    }
+    add(String::new(), scale_module());
     add(String::new(), swiglu_module());
     add(String::new(), argmax_module());
     let signed = |slot: bool, name: &str| if slot { name.to_owned() } else { String::new() };

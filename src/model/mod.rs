@@ -99,6 +99,18 @@ pub struct LoadOptions {
     pub context: Option<usize>,
     /// LoRA adapters, all applied.
     pub adapters: Vec<Adapter>,
+    /// Whether activations are quantized where the format means them to be.
+    pub activations: ActivationMode,
+}
+
+/// What products take as their x.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ActivationMode {
+    /// Activations as they are, f32: the most exact.
+    #[default]
+    F32,
+    /// Quantized as the checkpoint was made to run (W8A8, FP8, BitNet); f32 where it says nothing.
+    Native,
 }
 
 /// What loading is busy with.
@@ -170,6 +182,7 @@ struct Loader<'a, W> {
     device: &'a Device,
     checkpoint: &'a W,
     adapters: &'a [Adapter],
+    activations: ActivationMode,
     staged: usize,
     disk: u64,
     total: u64,
@@ -183,7 +196,10 @@ impl<W: Weights> Loader<'_, W> {
         (self.progress)(Progress { stage: Stage::Weights, done, total });
     }
 
-    async fn stored(&mut self, stored: Vec<StoredMatrix>, parent: &str) -> Result<Linear> {
+    async fn stored(&mut self, mut stored: Vec<StoredMatrix>, parent: &str) -> Result<Linear> {
+        if self.activations == ActivationMode::F32 {
+            stored.iter_mut().for_each(|matrix| matrix.activations = None);
+        }
         let bytes = stored.iter().map(|m| m.disk_bytes).sum();
         let linear = Linear::load(self.device, stored, parent, self.adapters, &mut self.staged).await?;
         self.count(bytes);
@@ -295,6 +311,7 @@ impl Model {
             device,
             checkpoint,
             adapters: &options.adapters,
+            activations: options.activations,
             staged: 0,
             disk: 0,
             total: checkpoint.disk_bytes(),

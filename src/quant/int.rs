@@ -1,20 +1,23 @@
 //! Integers of 2–8 bits in groups: `w = (q - z) · s`, or `w = q · s + m`.
 //!
 //! The packed-integer systems (GPTQ, AWQ, GGUF's Q types …) differ in how they store codes on disk; here they
-//! are one codec. Odd widths are kept as two planes: 3 = 2 + 1, 5 = 4 + 1, 6 = 4 + 2 bits.
+//! are one codec. Odd widths are kept in planes: 3 = 2 + 1, 5 = 4 + 1, 6 = 4 + 2, 7 = 4 + 2 + 1 bits.
 
 use super::{Codec, Family, Field, Kind, Packed, Section, UNIT, WHOLE_ROW, interchangeable};
 use crate::error::{Error, Result};
 use std::any::Any;
 use std::sync::Arc;
 
-/// Integers of 2, 3, 4, 5, 6 and 8 bits.
+/// Integers of 2–8 bits.
 pub static FAMILY: Family = Family {
     name: "int",
     about: "integers of 2-8 bits in groups, symmetric, with zero points or minima",
     wgsl: "codecs/int.wgsl",
     samples,
 };
+
+/// Groups begin at multiples of so many columns: the shader decodes as many at a time.
+const RUN: usize = 8;
 
 /// What is subtracted or added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +37,7 @@ pub struct Int {
     group: usize,
     scale: Kind,
     offset: Offset,
+    divisor: u32,
 }
 
 fn samples() -> Vec<Arc<dyn Codec>> {
@@ -43,7 +47,7 @@ fn samples() -> Vec<Arc<dyn Codec>> {
             all.push(codec);
         }
     };
-    for bits in [2, 3, 4, 5, 6, 8] {
+    for bits in 2..=8 {
         add(bits, 32, Kind::F16, Offset::Symmetric(1 << (bits - 1)));
         add(bits, 64, Kind::F16, Offset::Zero);
     }
@@ -53,33 +57,67 @@ fn samples() -> Vec<Arc<dyn Codec>> {
     add(3, 128, Kind::Bf16, Offset::Zero);
     add(8, WHOLE_ROW, Kind::F32, Offset::Symmetric(128));
     add(4, WHOLE_ROW, Kind::F16, Offset::Zero);
+    add(2, WHOLE_ROW, Kind::F32, Offset::Symmetric(1));
+    add(4, 16, Kind::F16, Offset::Zero);
+    add(2, 8, Kind::F16, Offset::Min);
+    if let Ok(codec) = Int::divided(WHOLE_ROW, Kind::F32, 127) {
+        all.push(codec);
+    }
     all
 }
 
 impl Int {
     /// `bits` a code, `group` columns a scale ([`WHOLE_ROW`] for one scale a row).
     pub fn new(bits: u32, group: usize, scale: Kind, offset: Offset) -> Result<Arc<Self>> {
-        if !matches!(bits, 2..=6 | 8) {
-            return Err(Error::unsupported("bits a weight").expected("2, 3, 4, 5, 6 or 8").found(bits));
+        if !matches!(bits, 2..=8) {
+            return Err(Error::unsupported("bits a weight").expected("2 to 8").found(bits));
         }
-        if group == 0 || (group != WHOLE_ROW && !group.is_multiple_of(UNIT)) {
+        if group == 0 || (group != WHOLE_ROW && !group.is_multiple_of(RUN)) {
             return Err(Error::unsupported("group size")
-                .expected(format!("a multiple of {UNIT}, or one group a row"))
+                .expected(format!("a multiple of {RUN}, or one group a row"))
                 .found(group));
         }
-        if matches!(scale, Kind::Code(_)) {
+        if !matches!(scale, Kind::F32 | Kind::F16 | Kind::Bf16) {
             return Err(Error::unsupported("scale format").expected("f16, bf16 or f32"));
         }
-        Ok(Arc::new(Self { bits, group, scale, offset }))
+        Ok(Arc::new(Self { bits, group, scale, offset, divisor: 1 }))
     }
 
-    /// Width of the first plane; the rest is in the second.
-    fn low_bits(&self) -> u32 {
-        match self.bits {
-            8 => 8,
-            4..8 => 4,
-            _ => 2,
+    /// The codes of a row, their planes joined.
+    fn codes(&self, packed: &Packed, row: usize, cols: usize) -> Vec<u32> {
+        let (mut codes, mut high) = (vec![0; cols], vec![0; cols]);
+        packed.items(0, row, &mut codes);
+        let mut shift = self.planes()[0];
+        for (i, &bits) in self.planes()[1..].iter().enumerate() {
+            packed.items(self.high_section() + i, row, &mut high);
+            codes.iter_mut().zip(&high).for_each(|(code, high)| *code |= high << shift);
+            shift += bits;
         }
+        codes
+    }
+
+    /// Signed bytes whose scales are `divisor` times too large: `(q - 128) · s / divisor`.
+    pub fn divided(group: usize, scale: Kind, divisor: u32) -> Result<Arc<Self>> {
+        let codec = Self::new(8, group, scale, Offset::Symmetric(128))?;
+        Ok(Arc::new(Self { divisor, ..(*codec).clone() }))
+    }
+
+    /// Widths of the planes, low bits first.
+    fn planes(&self) -> &'static [u32] {
+        match self.bits {
+            2 => &[2],
+            3 => &[2, 1],
+            4 => &[4],
+            5 => &[4, 1],
+            6 => &[4, 2],
+            7 => &[4, 2, 1],
+            _ => &[8],
+        }
+    }
+
+    /// Which section holds the second plane; the third comes after it.
+    fn high_section(&self) -> usize {
+        if matches!(self.offset, Offset::Symmetric(_)) { 2 } else { 3 }
     }
 }
 
@@ -100,7 +138,8 @@ impl Codec for Int {
             Offset::Zero => " zeros".into(),
             Offset::Min => " min".into(),
         };
-        format!("int{} {group}{scale}{offset}", self.bits)
+        let divisor = if self.divisor == 1 { String::new() } else { format!(" /{}", self.divisor) };
+        format!("int{} {group}{scale}{offset}{divisor}", self.bits)
     }
 
     fn fields(&self) -> Vec<Field> {
@@ -118,9 +157,10 @@ impl Codec for Int {
         fields
     }
 
-    /// Low plane; scales; zeros or minima; high plane.
+    /// Low plane; scales; zeros or minima; other planes.
     fn sections(&self) -> Vec<Section> {
-        let low = self.low_bits();
+        let (low, high) = self.planes().split_at(1);
+        let low = low[0];
         let scale_bits = self.scale.bits();
         let mut sections = vec![
             Section { binding: 0, field: 0, shift: 0, bits: low, cell: 128 / low as usize },
@@ -136,8 +176,10 @@ impl Codec for Int {
                 sections.push(Section { binding: 1, field: 2, shift: 0, bits: scale_bits, cell: 1 })
             }
         }
-        if self.bits > low {
-            sections.push(Section { binding: 1, field: 0, shift: low, bits: self.bits - low, cell: UNIT });
+        let mut shift = low;
+        for &bits in high {
+            sections.push(Section { binding: 1, field: 0, shift, bits, cell: UNIT });
+            shift += bits;
         }
         sections
     }
@@ -153,30 +195,23 @@ impl Codec for Int {
             Kind::F16 => 1,
             _ => 2,
         };
-        let low = self.low_bits();
-        let high_section = if offset == 0 { 2 } else { 3 };
+        let plane = |i: usize| self.planes().get(i).copied().unwrap_or(0);
         vec![
-            ("LOW_BITS", low),
-            ("HIGH_BITS", self.bits - low),
-            ("HIGH_SECTION", high_section),
-            ("GROUP_UNITS", if self.group == WHOLE_ROW { 1 << 26 } else { (self.group / UNIT) as u32 }),
+            ("LOW_BITS", plane(0)),
+            ("HIGH_BITS", plane(1)),
+            ("TOP_BITS", plane(2)),
+            ("HIGH_SECTION", self.high_section() as u32),
+            ("GROUP_RUNS", if self.group == WHOLE_ROW { 1 << 28 } else { (self.group / RUN) as u32 }),
             ("SCALE_FORMAT", scale),
             ("OFFSET", offset),
             ("ZERO", zero),
             ("ZERO_BITS", self.bits.next_power_of_two().max(4)),
+            ("DIVISOR", self.divisor),
         ]
     }
 
     fn decode_row(&self, packed: &Packed, row: usize, out: &mut [f32]) {
-        let low = self.low_bits();
-        let high_section = if matches!(self.offset, Offset::Symmetric(_)) { 2 } else { 3 };
-        let mut codes = vec![0; out.len()];
-        packed.items(0, row, &mut codes);
-        if self.bits > low {
-            let mut high = vec![0; out.len()];
-            packed.items(high_section, row, &mut high);
-            codes.iter_mut().zip(high).for_each(|(code, high)| *code |= high << low);
-        }
+        let codes = self.codes(packed, row, out.len());
         let group = self.group.min(packed.shape.cols);
         for (g, (out, codes)) in out.chunks_mut(group).zip(codes.chunks(group)).enumerate() {
             let scale = self.scale.value(packed.item(1, row, g));
@@ -187,9 +222,21 @@ impl Codec for Int {
                 Offset::Min => (0.0, self.scale.value(packed.item(2, row, g))),
             };
             for (w, &code) in out.iter_mut().zip(codes) {
-                *w = ((code as f64 - zero) * scale + min) as f32;
+                *w = ((code as f64 - zero) * scale / self.divisor as f64 + min) as f32;
             }
         }
+    }
+
+    fn has_integers(&self) -> bool {
+        self.group == WHOLE_ROW
+            && matches!(self.offset, Offset::Symmetric(zero) if self.bits < 8 || zero == 128)
+    }
+
+    fn integers(&self, packed: &Packed, row: usize, out: &mut [i32]) -> Option<f32> {
+        let Offset::Symmetric(zero) = self.offset else { return None };
+        let codes = self.codes(packed, row, out.len());
+        out.iter_mut().zip(codes).for_each(|(w, code)| *w = code as i32 - zero as i32);
+        Some((self.scale.value(packed.item(1, row, 0)) / self.divisor as f64) as f32)
     }
 
     fn fuse(&self, parts: &[(&dyn Codec, usize)]) -> Option<Arc<dyn Codec>> {
@@ -198,5 +245,48 @@ impl Codec for Int {
 
     fn as_any(&self) -> &dyn Any {
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Extent, Piece, Shape};
+    use super::*;
+
+    /// Codes of every width and groups that are no unit, back from their planes.
+    #[test]
+    fn every_width_decodes() {
+        let shape = Shape { rows: 3, cols: 40 };
+        for bits in 2..=8 {
+            let codec = Int::new(bits, 8, Kind::F32, Offset::Zero).unwrap();
+            let code = |i: usize| (i * 37 + 11) as u32 & ((1 << bits) - 1);
+            let codes: Vec<u32> = (0..120).map(code).collect();
+            let scales: Vec<u32> = (0..15).map(|g| (0.5 + g as f32).to_bits()).collect();
+            let zeros: Vec<u32> = (0..15).map(|g| code(g * 5 + 3)).collect();
+            let mut packed = Packed::new(codec, shape);
+            let extent = Extent { rows: 0..3, cols: 0..40 };
+            packed.write_piece(&Piece { extent, items: vec![codes.clone(), scales, zeros.clone()] });
+            let mut row = vec![0.0; 40];
+            for r in 0..3 {
+                packed.decode_row(r, &mut row);
+                for (k, &w) in row.iter().enumerate() {
+                    let group = r * 5 + k / 8;
+                    let wanted = (codes[r * 40 + k] as f32 - zeros[group] as f32) * (0.5 + group as f32);
+                    assert_eq!(w, wanted, "{bits} bits, row {r}, column {k}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_divisor_is_exact() {
+        let codec = Int::divided(WHOLE_ROW, Kind::F32, 127).unwrap();
+        let mut packed = Packed::new(codec, Shape { rows: 1, cols: 4 });
+        let items = vec![vec![1, 128, 129, 255], vec![3.7f32.to_bits()]];
+        packed.write_piece(&Piece { extent: Extent { rows: 0..1, cols: 0..4 }, items });
+        let mut row = [0.0; 4];
+        packed.decode_row(0, &mut row);
+        let weight = |q: f64| (q * f64::from(3.7f32) / 127.0) as f32;
+        assert_eq!(row, [-127.0, 0.0, 1.0, 127.0].map(weight));
     }
 }

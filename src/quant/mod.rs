@@ -15,7 +15,9 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
+pub mod activations;
 pub mod e8p;
+pub mod fp8;
 pub mod hadamard;
 pub mod int;
 pub mod lookup;
@@ -32,7 +34,7 @@ pub const UNIT: usize = 32;
 
 /// A family of codecs: one Rust file, one WGSL file.
 pub struct Family {
-    /// Short name: `int`, `lookup`, `e8p12`, `plain`.
+    /// Short name: `int`, `lookup`, `fp8`, `e8p12`, `plain`.
     pub name: &'static str,
     /// One line for tables and help texts.
     pub about: &'static str,
@@ -43,7 +45,7 @@ pub struct Family {
 }
 
 /// All codecs. Help texts, shader validation, `verify` and tests walk this table.
-pub static CODECS: &[&Family] = &[&plain::FAMILY, &int::FAMILY, &lookup::FAMILY, &e8p::FAMILY];
+pub static CODECS: &[&Family] = &[&plain::FAMILY, &int::FAMILY, &lookup::FAMILY, &fp8::FAMILY, &e8p::FAMILY];
 
 /// How an item is to be understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +58,12 @@ pub enum Kind {
     Bf16,
     /// IEEE single.
     F32,
+    /// Eight bits, 4 of them exponent and 3 fraction, no infinities; 0x7f and 0xff are no numbers (OCP FP8).
+    E4m3,
+    /// The upper half of an IEEE half.
+    E5m2,
+    /// A power of two, `2^(byte − 127)`; 255 is no number (OCP MX).
+    E8m0,
 }
 
 impl Kind {
@@ -63,8 +71,48 @@ impl Kind {
     pub fn bits(self) -> u32 {
         match self {
             Kind::Code(bits) => bits,
+            Kind::E4m3 | Kind::E5m2 | Kind::E8m0 => 8,
             Kind::F16 | Kind::Bf16 => 16,
             Kind::F32 => 32,
+        }
+    }
+
+    /// Whether an item is a number: neither infinite nor NaN.
+    pub fn finite(self, item: u32) -> bool {
+        let exponent = match self {
+            Kind::Code(_) => return true,
+            Kind::E4m3 => 0x7f, // only all ones
+            Kind::E5m2 => 0x7c,
+            Kind::E8m0 => 0xff,
+            Kind::F32 => 0x7f80_0000,
+            Kind::Bf16 => 0x7f80,
+            Kind::F16 => 0x7c00,
+        };
+        item & exponent != exponent
+    }
+
+    /// As codecs name the format of their scales, f16 being the usual one.
+    pub(crate) fn suffix(self) -> &'static str {
+        match self {
+            Kind::F16 => "",
+            Kind::Bf16 => " bf16",
+            Kind::F32 => " f32",
+            Kind::E4m3 => " e4m3",
+            Kind::E5m2 => " e5m2",
+            Kind::E8m0 => " e8m0",
+            Kind::Code(_) => " codes",
+        }
+    }
+
+    /// What shaders call the format of a scale: `SCALE_FORMAT`.
+    pub(crate) fn scale_format(self) -> u32 {
+        match self {
+            Kind::F32 => 0,
+            Kind::F16 => 1,
+            Kind::Bf16 => 2,
+            Kind::E8m0 => 3,
+            Kind::E4m3 => 4,
+            Kind::Code(_) | Kind::E5m2 => 5, // codes have a table; nobody has E5M2
         }
     }
 
@@ -75,6 +123,15 @@ impl Kind {
             Kind::F16 => half::f16::from_bits(item as u16).to_f64(),
             Kind::Bf16 => half::bf16::from_bits(item as u16).to_f64(),
             Kind::F32 => f32::from_bits(item) as f64,
+            Kind::E4m3 => {
+                let (sign, exponent, fraction) = (item >> 7 & 1, item >> 3 & 15, item & 7);
+                // Subnormals have the exponent of the smallest normal number, and no leading one.
+                let significand = if exponent == 0 { fraction } else { 8 + fraction };
+                let magnitude = significand as f64 * 2f64.powi(exponent.max(1) as i32 - 10);
+                if sign == 1 { -magnitude } else { magnitude }
+            }
+            Kind::E5m2 => half::f16::from_bits((item as u16) << 8).to_f64(),
+            Kind::E8m0 => 2f64.powi(item as i32 - 127),
         }
     }
 }
@@ -170,6 +227,17 @@ pub trait Codec: Debug + Send + Sync + 'static {
 
     /// One codec for several matrices stacked by rows (`rows[i]` rows of `parts[i]`), if there is one.
     fn fuse(&self, parts: &[(&dyn Codec, usize)]) -> Option<Arc<dyn Codec>>;
+
+    /// Whether weights are integers of −128…127 with one scale a row, which products with
+    /// [8-bit activations](activations::ActivationCode::Int8) need; its WGSL then has `codes32` and `row_scale`.
+    fn has_integers(&self) -> bool {
+        false
+    }
+
+    /// The integers of a row and their scale, if it [has](Codec::has_integers) such.
+    fn integers(&self, _packed: &Packed, _row: usize, _out: &mut [i32]) -> Option<f32> {
+        None
+    }
 
     /// For downcasts in [`Codec::fuse`].
     fn as_any(&self) -> &dyn Any;

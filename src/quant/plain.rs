@@ -19,7 +19,7 @@ pub struct Plain {
 }
 
 impl Plain {
-    /// A plain codec of `kind` (never [`Kind::Code`]).
+    /// A plain codec of `kind` (F32, F16 or Bf16).
     pub fn new(kind: Kind) -> Arc<Self> {
         Arc::new(Self { kind })
     }
@@ -35,7 +35,7 @@ impl Codec for Plain {
             Kind::F32 => "f32".into(),
             Kind::F16 => "f16".into(),
             Kind::Bf16 => "bf16".into(),
-            Kind::Code(bits) => format!("u{bits}"),
+            other => format!("{other:?}"),
         }
     }
 
@@ -49,12 +49,7 @@ impl Codec for Plain {
     }
 
     fn constants(&self) -> Vec<(&'static str, u32)> {
-        let format = match self.kind {
-            Kind::F32 => 0,
-            Kind::F16 => 1,
-            _ => 2,
-        };
-        vec![("FORMAT", format)]
+        vec![("FORMAT", self.kind.scale_format())]
     }
 
     fn decode_row(&self, packed: &Packed, row: usize, out: &mut [f32]) {

@@ -221,7 +221,7 @@ impl ModelOptions {
             "f32" => Precision::F32,
             other => return Err(Error::invalid("precision").expected("f32, f16 or auto").found(other)),
         };
-        Ok(LoadOptions { precision, context: self.context, adapters: Vec::new() })
+        Ok(LoadOptions { precision, context: self.context, ..LoadOptions::default() })
     }
 }
 

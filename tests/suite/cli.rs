@@ -218,6 +218,18 @@ fn logits_are_those_of_the_golden_file() {
 }
 
 #[test]
+fn activations_are_quantized_where_that_is_asked_for() {
+    let Some(shared) = crate::shared::shared("a W8A8 model") else { return };
+    let folder = shared.join("fixtures/tinystories-656k/ct-w8a8-int8-smoothquant");
+    let folder = folder.to_str().expect("a path in UTF-8");
+    let logits =
+        |mode: &str| json(&["logits", folder, "--tokens", "1,80", "--activations", mode])["logits"].clone();
+    let f32 = json(&["logits", folder, "--tokens", "1,80"])["logits"].clone();
+    assert_eq!(logits("f32"), f32);
+    assert_ne!(logits("native"), f32);
+}
+
+#[test]
 fn perplexity_of_documents_and_windows() {
     let story = "Once upon a time there was a king. He had a dog. The dog ran away and the king was sad.";
     let text = format!("{story}\n<|endoftext|>\n  {story}<|endoftext|>\n");
@@ -361,7 +373,9 @@ fn every_command_has_an_example() {
         let output = run(&[command, "--help"]);
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.contains("Example"), "{text}");
-        for flag in ["--json", "--adapter", "--precision", "--context", "--without", "--limits"] {
+        let flags =
+            ["--json", "--adapter", "--precision", "--activations", "--context", "--without", "--limits"];
+        for flag in flags {
             assert!(text.contains(flag), "{command} has no {flag}");
         }
     }

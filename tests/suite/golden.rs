@@ -6,8 +6,9 @@ use crate::shared::shared;
 use halfbyte::checkpoint::Checkpoint;
 use halfbyte::checkpoint::lora::Adapter;
 use halfbyte::gpu::Options;
-use halfbyte::model::{LoadOptions, Precision};
-use halfbyte::ops::Tokens;
+use halfbyte::linear::Linear;
+use halfbyte::model::{ActivationMode, LoadOptions, Precision};
+use halfbyte::ops::{Rows, STEP_HEADER, Step, Tokens};
 use halfbyte::perplexity::{documents, perplexity};
 use halfbyte::reference::argmax;
 use halfbyte::tokenizer::Tokenizer;
@@ -89,7 +90,7 @@ fn gap(logits: &[f32]) -> f64 {
 async fn load(device: &Device, path: &Path, adapters: Vec<Adapter>, precision: Precision) -> Model {
     let named = |e: halfbyte::Error| panic!("{}: {e}", path.display());
     let checkpoint = Checkpoint::open(model_path(path)).await.unwrap_or_else(named);
-    let options = LoadOptions { precision, context: Some(512), adapters };
+    let options = LoadOptions { precision, context: Some(512), adapters, ..LoadOptions::default() };
     let named = |e: halfbyte::Error| panic!("{}: {e}", path.display());
     Model::load(device, &checkpoint, &options, |_| {}).await.unwrap_or_else(named)
 }
@@ -273,6 +274,110 @@ fn fixtures_on_every_adapter() {
     check_all(&fixtures(&shared));
 }
 
+/// Fixtures whose format quantizes activations too.
+const NATIVE: [&str; 5] =
+    ["bnb-int8", "ct-fp8-dynamic", "ct-fp8-static", "ct-w8a8-int8-smoothquant", "fp8-deepseek-128x128"];
+
+async fn load_native(device: &Device, path: &Path) -> Model {
+    let checkpoint = Checkpoint::open(path).await.expect("a checkpoint");
+    let activations = ActivationMode::Native;
+    let options =
+        LoadOptions { precision: Precision::F32, context: Some(512), activations, ..LoadOptions::default() };
+    Model::load(device, &checkpoint, &options, |_| {}).await.expect("a model")
+}
+
+/// The forward pass with quantized activations that a fixture has numbers of.
+fn native_golden(folder: &Path) -> (Value, Value) {
+    let text = std::fs::read_to_string(folder.join("golden.json")).expect("golden.json");
+    let json: Value = serde_json::from_str(&text).expect("golden.json is JSON");
+    let forward = ["activation_quantized_forward", "llm_int8_forward"].map(|key| json[key].clone());
+    let forward = forward.into_iter().find(Value::is_object).expect("a forward pass");
+    (json, forward)
+}
+
+async fn native_perplexity(model: &Model, forward: &Value) -> f64 {
+    let documents = sample_documents(model).expect("the sample text");
+    let found = perplexity(model, &documents, |_| {}).await.expect("the documents run").perplexity;
+    (found / forward["ppl"]["ppl"].as_f64().expect("a perplexity") - 1.0).abs()
+}
+
+#[test]
+fn quantized_activations_on_the_cpu_twin() {
+    let Some(shared) = shared("quantized activations") else { return };
+    for name in NATIVE {
+        let folder = shared.join("fixtures/tinystories-656k").join(name);
+        let (json, forward) = native_golden(&folder);
+        let prompt = ids(&json["prompt_token_ids"]);
+        pollster::block_on(async {
+            let model = load_native(&Device::Cpu, &folder).await;
+            model.prefill(0, &prompt).await.expect("prefill");
+            let logits = model.logits().await.expect("logits");
+            let error = relative_error(&logits, &floats(&forward["logits_last"]));
+            println!("{name}: {error:e}");
+            assert!(error <= 1e-5, "{name}: logits off by {error:e}");
+            let other = relative_error(&logits, &floats(&json["logits_last"]));
+            assert!(other > 1e-2, "{name}: activations are not quantized ({other:e})");
+            let error = native_perplexity(&model, &forward).await;
+            assert!(error < 2e-3, "{name}: perplexity off by {error:e}");
+        });
+    }
+}
+
+/// Rounding is discontinuous: where an f32 sum that differs in its last bit falls on the other side of a tie, all that
+/// follows differs as much as from the model with whole activations. So each layer is given the same activations.
+#[test]
+fn quantized_activations_on_every_adapter() {
+    let Some(shared) = shared("quantized activations") else { return };
+    for context in contexts(&Options::default()) {
+        let adapter = context.report().name.clone();
+        let gpu = Device::Gpu(context);
+        for name in NATIVE {
+            let folder = shared.join("fixtures/tinystories-656k").join(name);
+            pollster::block_on(async {
+                let checkpoint = Checkpoint::open(&folder).await.expect("a checkpoint");
+                for (parent, modules) in [("mlp", &["down_proj"][..]), ("self_attn", &["q_proj", "k_proj"])] {
+                    let parent = format!("model.layers.1.{parent}");
+                    for tokens in [1, 11] {
+                        let wanted = layer(&Device::Cpu, &checkpoint, &parent, modules, tokens).await;
+                        let found = layer(&gpu, &checkpoint, &parent, modules, tokens).await;
+                        let error = relative_error(&found, &wanted);
+                        assert!(error <= 1e-6, "{name} on {adapter}: {parent} is off by {error:e}");
+                    }
+                }
+                let (_, forward) = native_golden(&folder);
+                let error = native_perplexity(&load_native(&gpu, &folder).await, &forward).await;
+                assert!(error < 3e-3, "{name} on {adapter}: perplexity off by {error:e}");
+            });
+        }
+    }
+}
+
+/// What a layer makes of activations with a few outliers.
+async fn layer(
+    device: &Device,
+    checkpoint: &Checkpoint,
+    parent: &str,
+    modules: &[&str],
+    tokens: usize,
+) -> Vec<f32> {
+    let stored = checkpoint.matrices(parent, modules).await.expect("a layer");
+    assert!(stored.iter().all(|matrix| matrix.activations.is_some()), "{parent} quantizes no activations");
+    let linear = Linear::load(device, stored, parent, &[], &mut 0).await.expect("a layer");
+    let value = |i: usize| ((i * 7919 % 1009) as f32 / 504.5 - 1.0) * if i % 97 == 5 { 8.0 } else { 1.3 };
+    let values: Vec<f32> = (0..tokens * linear.cols).map(value).collect();
+    let x = device.zeros("x", tokens, linear.cols).expect("room");
+    device.write(&x, 0, bytemuck::cast_slice(&values));
+    let out = device.zeros("out", tokens, linear.rows).expect("room");
+    let scratch = linear.scratch().allocate(device, tokens).expect("room");
+    let mut ops = Vec::new();
+    linear.forward(&mut ops, Rows::Tokens, &scratch, &x, &out, false);
+    let words = device.zeros("step", 1, STEP_HEADER + tokens).expect("room");
+    let recording = device.record(&words, ops).await.expect("a recording");
+    let step = Step { position: 0, tokens: Tokens::Given(vec![0; tokens]), head_first: 0, head_rows: 1 };
+    device.run(&recording, &words, &step).expect("runs");
+    device.read(&out, tokens).await.expect("results")
+}
+
 /// The golden adapters are for an NF4 base; on other codecs and transforms the twin is the judge.
 #[test]
 fn adapters_work_on_every_codec() {
@@ -317,7 +422,8 @@ fn no_part_of_an_adapter_is_ignored() {
             scale: 2.0,
         };
         let adapters = vec![Adapter { modules: [(module.to_owned(), term)].into() }];
-        let options = LoadOptions { precision: Precision::F32, context: Some(8), adapters };
+        let options =
+            LoadOptions { precision: Precision::F32, context: Some(8), adapters, ..LoadOptions::default() };
         pollster::block_on(async {
             let model = Model::load(&Device::Cpu, &checkpoint, &options, |_| {}).await?;
             model.prefill(0, &[1, 2]).await?;

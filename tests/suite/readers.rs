@@ -14,8 +14,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 mod crafted;
+mod floats;
 mod golden;
 mod hostile;
+mod integers;
 
 /// Pieces as large as a loader would take them, and so small that everything is cut up.
 const BUDGETS: [usize; 2] = [4 << 20, 5000];
