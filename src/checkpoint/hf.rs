@@ -97,7 +97,7 @@ impl<'a> Keys<'a> {
 pub fn parse_config(config: &[u8], generation: Option<&[u8]>) -> Result<ModelConfig> {
     let config = parse_json(config, "config.json")?;
     let generation = generation.map(|bytes| parse_json(bytes, "generation_config.json")).transpose()?;
-    model_config(&config, generation.as_ref())
+    model_config(&config, generation.as_ref(), "config.json")
 }
 
 fn architecture(keys: &Keys) -> Result<&'static str> {
@@ -119,9 +119,9 @@ fn architecture(keys: &Keys) -> Result<&'static str> {
     }
 }
 
-/// The hyper-parameters of a parsed `config.json`.
-pub(crate) fn model_config(config: &Value, generation: Option<&Value>) -> Result<ModelConfig> {
-    let keys = Keys::new(config, "config.json");
+/// The hyper-parameters of a parsed `config.json`, or of what `file` has of its keys.
+pub(crate) fn model_config(config: &Value, generation: Option<&Value>, file: &str) -> Result<ModelConfig> {
+    let keys = Keys::new(config, file);
     let architecture = architecture(&keys)?;
     if let Some(act) = keys.text("hidden_act")?.filter(|&act| act != "silu" && act != "swish") {
         let error = Error::unsupported(format!("hidden_act {act}")).file(keys.file);

@@ -1,7 +1,7 @@
 //! Readers: on-disk layout → codes, scales, transforms, side terms. Pure Rust on bytes, nothing of the GPU.
 //!
 //! [`Checkpoint`] is what the layers above see: a configuration, matrices by their Hugging Face module names,
-//! vectors, a tokenizer. A GGUF file answers to the same names. Two containers ([`safetensors`], [`gguf`]) give a
+//! vectors, a tokenizer. A GGUF file answers to the same names. Containers ([`safetensors`], [`gguf`], [`mlc`]) give a
 //! directory of tensors; [`READERS`] are told apart by the tensors that a module has.
 
 use crate::error::{Error, Result};
@@ -23,7 +23,9 @@ pub mod gguf;
 pub mod gguf_model;
 pub mod gptq;
 pub mod hf;
+pub mod hqq;
 pub mod lora;
+pub mod mlc;
 pub mod plain;
 pub mod quip;
 mod reader;
@@ -50,7 +52,7 @@ pub struct StoredMatrix {
     pub input: InputTransform,
     /// What happens to y after it.
     pub output: OutputTransform,
-    /// The modules that the rows belong to, in row order; one, unless the checkpoint itself is fused (QuIP#).
+    /// The modules that the rows belong to, in row order; one, unless the checkpoint itself is fused (QuIP#, MLC).
     pub slices: Vec<Slice>,
     /// Added to y, `[rows]`.
     pub bias: Option<Vec<f32>>,
@@ -106,9 +108,13 @@ pub trait PieceSource: Send + Sync {
 /// The files of a folder by name.
 pub type Files = BTreeMap<String, Arc<dyn Source>>;
 
-/// Modules that some checkpoints store as one, rows in this order: QuIP#'s.
-const FUSED: &[(&str, &[&str])] =
-    &[("qkv_proj", &["q_proj", "k_proj", "v_proj"]), ("upgate_proj", &["up_proj", "gate_proj"])];
+/// Modules that some checkpoints store as one, rows in this order: QuIP#'s and MLC's.
+const FUSED: &[(&str, &[&str])] = &[
+    ("qkv_proj", &["q_proj", "k_proj", "v_proj"]),
+    ("c_attn", &["q_proj", "k_proj", "v_proj"]),
+    ("upgate_proj", &["up_proj", "gate_proj"]),
+    ("gate_up_proj", &["gate_proj", "up_proj"]),
+];
 
 /// `[out, in]` of a module of the model; `None` if it has no module of that name.
 pub fn module_shape(config: &ModelConfig, name: &str) -> Option<(usize, usize)> {
@@ -241,6 +247,9 @@ impl Checkpoint {
                 safetensors::tensors(file).await?; // complains about this file before it misses others
             }
         }
+        if files.contains_key(mlc::CONFIG) && !files.keys().any(|name| name.ends_with(".safetensors")) {
+            return Self::from_mlc(files).await;
+        }
         let mut ggufs = files.iter().filter(|(name, _)| name.ends_with(".gguf"));
         match (files.contains_key("config.json"), ggufs.next(), ggufs.next()) {
             (false, Some((_, source)), None) => Self::from_gguf(source.clone()).await,
@@ -257,10 +266,20 @@ impl Checkpoint {
         let quantization = quantization(&json, hf::json(&files, "quantize_config.json").await?);
         check_method(&quantization)?;
         let generation = hf::json(&files, "generation_config.json").await?;
-        let config = hf::model_config(&json, generation.as_ref())?;
+        let config = hf::model_config(&json, generation.as_ref(), "config.json")?;
         let tensors = hf::tensors(&files, only).await?;
         let name = only.unwrap_or("model").to_string();
         Ok(Self { name, config, tensors, quantization, metadata: None, files })
+    }
+
+    /// Opens a folder of MLC-LLM.
+    async fn from_mlc(files: Files) -> Result<Self> {
+        let chat = hf::json(&files, mlc::CONFIG).await?.unwrap_or_default();
+        let (json, quantization) = mlc::config(&chat)?;
+        let generation = hf::json(&files, "generation_config.json").await?;
+        let config = hf::model_config(&json, generation.as_ref(), mlc::CONFIG)?;
+        let tensors = mlc::tensors(&files).await?;
+        Ok(Self { name: "model".into(), config, tensors, quantization, metadata: None, files })
     }
 
     /// The file or folder that it was opened from.
@@ -520,7 +539,8 @@ fn no_config(files: &Files) -> Error {
     if files.contains_key("mlc-chat-config.json") {
         return Error::unsupported("unsupported format MLC").remedy(supported());
     }
-    Error::missing("missing file config.json").remedy("a model is a Hugging Face folder or a .gguf file")
+    Error::missing("missing file config.json")
+        .remedy("a model is a Hugging Face or MLC folder, or a .gguf file")
 }
 
 /// Whether a file begins like a GGUF file.
@@ -537,7 +557,7 @@ pub(crate) fn folder(path: &std::path::Path) -> Result<Files> {
         let entry = entry.map_err(io)?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let wanted = [".json", ".safetensors", ".gguf", ".jinja"].iter().any(|end| name.ends_with(end));
-        if wanted && entry.path().is_file() {
+        if (wanted || name.starts_with(mlc::SHARD)) && entry.path().is_file() {
             files.insert(name, source::MappedFile::open(&entry.path())?);
         }
     }

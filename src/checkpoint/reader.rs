@@ -3,7 +3,7 @@
 use super::tensor::{RowOrder, TensorInfo, Tensors};
 use super::{
     BoxFuture, InputTransform, OutputTransform, PieceSource, Slice, StoredMatrix, bitsandbytes, ggml, gptq,
-    plain, quip,
+    hqq, mlc, plain, quip,
 };
 use crate::error::{Error, Result};
 use crate::quant::Codec;
@@ -31,8 +31,15 @@ pub struct Reader {
 }
 
 /// All formats; the first that claims a module reads it. Error messages, the README's table and tests walk it.
-pub static READERS: &[&Reader] =
-    &[&gptq::READER, &bitsandbytes::READER, &quip::READER, &ggml::READER, &plain::READER];
+pub static READERS: &[&Reader] = &[
+    &gptq::READER,
+    &hqq::READER,
+    &mlc::READER,
+    &bitsandbytes::READER,
+    &quip::READER,
+    &ggml::READER,
+    &plain::READER,
+];
 
 /// A linear layer or an embedding as a reader is shown it.
 pub struct Module<'a> {

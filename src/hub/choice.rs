@@ -18,6 +18,9 @@ const SMALL: &[&str] = &[
     "chat_template.jinja",
     "quantize_config.json",
     "adapter_config.json",
+    "mlc-chat-config.json",
+    "ndarray-cache.json",
+    "tensor-cache.json",
 ];
 
 /// What `hf:…` names.
@@ -133,6 +136,10 @@ pub fn choose(source: &Source, names: &[String], index: Option<&[u8]>) -> Result
             files.extend(weights);
             return Ok(Choice { files, open: None });
         }
+    }
+    if has("mlc-chat-config.json") {
+        files.extend(names.iter().filter(|n| n.starts_with("params_shard_")).cloned());
+        return Ok(Choice { files, open: None });
     }
     let ggufs: Vec<String> = names.iter().filter(|n| n.ends_with(".gguf")).cloned().collect();
     match &ggufs[..] {

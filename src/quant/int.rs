@@ -1,20 +1,23 @@
-//! Integers of 2–8 bits in groups: `w = (q - z) · s`, or `w = q · s + m`.
+//! Integers of 1–8 bits in groups: `w = (q - z) · s`, or `w = q · s + m`.
 //!
-//! The packed-integer systems (GPTQ, AWQ, GGUF's Q types …) differ in how they store codes on disk; here they
-//! are one codec. Odd widths are kept as two planes: 3 = 2 + 1, 5 = 4 + 1, 6 = 4 + 2 bits.
+//! The packed-integer systems (GPTQ, HQQ, MLC, BitNet, GGUF's Q types …) differ in how they store codes on disk; here
+//! they are one codec. Odd widths are kept as two planes: 3 = 2 + 1, 5 = 4 + 1, 6 = 4 + 2 bits.
 
 use super::{Codec, Family, Field, Kind, Packed, Section, UNIT, WHOLE_ROW, interchangeable};
 use crate::error::{Error, Result};
 use std::any::Any;
 use std::sync::Arc;
 
-/// Integers of 2, 3, 4, 5, 6 and 8 bits.
+/// Integers of 1, 2, 3, 4, 5, 6 and 8 bits.
 pub static FAMILY: Family = Family {
     name: "int",
-    about: "integers of 2-8 bits in groups, symmetric, with zero points or minima",
+    about: "integers of 1-8 bits in groups, symmetric, with zero points or minima",
     wgsl: "codecs/int.wgsl",
     samples,
 };
+
+/// Columns that are decoded together and so share a group.
+const STEP: usize = 8;
 
 /// What is subtracted or added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub enum Offset {
     Symmetric(u32),
     /// A stored integer zero point a group, of at most 8 bits: `(q - z) · s`.
     Zero,
+    /// A stored real zero point a group, in the scales' number format: `(q - z) · s`.
+    RealZero,
     /// A stored minimum a group, in the scales' number format: `q · s + m`.
     Min,
 }
@@ -47,6 +52,11 @@ fn samples() -> Vec<Arc<dyn Codec>> {
         add(bits, 32, Kind::F16, Offset::Symmetric(1 << (bits - 1)));
         add(bits, 64, Kind::F16, Offset::Zero);
     }
+    add(1, 64, Kind::F16, Offset::RealZero);
+    add(4, 64, Kind::Bf16, Offset::RealZero);
+    // Two groups within 32 columns.
+    add(3, 40, Kind::F16, Offset::Symmetric(3));
+    add(4, 16, Kind::F16, Offset::Min);
     add(4, 128, Kind::F16, Offset::Zero);
     add(4, 32, Kind::F16, Offset::Min);
     add(5, 32, Kind::F16, Offset::Min);
@@ -59,12 +69,12 @@ fn samples() -> Vec<Arc<dyn Codec>> {
 impl Int {
     /// `bits` a code, `group` columns a scale ([`WHOLE_ROW`] for one scale a row).
     pub fn new(bits: u32, group: usize, scale: Kind, offset: Offset) -> Result<Arc<Self>> {
-        if !matches!(bits, 2..=6 | 8) {
-            return Err(Error::unsupported("bits a weight").expected("2, 3, 4, 5, 6 or 8").found(bits));
+        if !matches!(bits, 1..=6 | 8) {
+            return Err(Error::unsupported("bits a weight").expected("1, 2, 3, 4, 5, 6 or 8").found(bits));
         }
-        if group == 0 || (group != WHOLE_ROW && !group.is_multiple_of(UNIT)) {
+        if group == 0 || (group != WHOLE_ROW && !group.is_multiple_of(STEP)) {
             return Err(Error::unsupported("group size")
-                .expected(format!("a multiple of {UNIT}, or one group a row"))
+                .expected(format!("a multiple of {STEP}, or one group a row"))
                 .found(group));
         }
         if matches!(scale, Kind::Code(_)) {
@@ -78,6 +88,7 @@ impl Int {
         match self.bits {
             8 => 8,
             4..8 => 4,
+            1 => 1,
             _ => 2,
         }
     }
@@ -98,6 +109,7 @@ impl Codec for Int {
         let offset = match self.offset {
             Offset::Symmetric(z) => format!(" z{z}"),
             Offset::Zero => " zeros".into(),
+            Offset::RealZero => " real zeros".into(),
             Offset::Min => " min".into(),
         };
         format!("int{} {group}{scale}{offset}", self.bits)
@@ -112,6 +124,9 @@ impl Codec for Int {
             Offset::Symmetric(_) => {}
             Offset::Zero => {
                 fields.push(Field { name: "zeros", kind: Kind::Code(self.bits), run: self.group })
+            }
+            Offset::RealZero => {
+                fields.push(Field { name: "zeros", kind: self.scale, run: self.group });
             }
             Offset::Min => fields.push(Field { name: "minima", kind: self.scale, run: self.group }),
         }
@@ -132,7 +147,7 @@ impl Codec for Int {
                 let bits = self.bits.next_power_of_two().max(4);
                 sections.push(Section { binding: 1, field: 2, shift: 0, bits, cell: 1 });
             }
-            Offset::Min => {
+            Offset::RealZero | Offset::Min => {
                 sections.push(Section { binding: 1, field: 2, shift: 0, bits: scale_bits, cell: 1 })
             }
         }
@@ -147,6 +162,7 @@ impl Codec for Int {
             Offset::Symmetric(z) => (0, z),
             Offset::Zero => (1, 0),
             Offset::Min => (2, 0),
+            Offset::RealZero => (3, 0),
         };
         let scale = match self.scale {
             Kind::F32 => 0,
@@ -159,7 +175,7 @@ impl Codec for Int {
             ("LOW_BITS", low),
             ("HIGH_BITS", self.bits - low),
             ("HIGH_SECTION", high_section),
-            ("GROUP_UNITS", if self.group == WHOLE_ROW { 1 << 26 } else { (self.group / UNIT) as u32 }),
+            ("GROUP_STEPS", if self.group == WHOLE_ROW { 1 << 28 } else { (self.group / STEP) as u32 }),
             ("SCALE_FORMAT", scale),
             ("OFFSET", offset),
             ("ZERO", zero),
@@ -184,6 +200,7 @@ impl Codec for Int {
             let (zero, min) = match self.offset {
                 Offset::Symmetric(z) => (z as f64, -0.0),
                 Offset::Zero => (packed.item(2, row, g) as f64, -0.0),
+                Offset::RealZero => (self.scale.value(packed.item(2, row, g)), -0.0),
                 Offset::Min => (0.0, self.scale.value(packed.item(2, row, g))),
             };
             for (w, &code) in out.iter_mut().zip(codes) {

@@ -23,5 +23,10 @@ pub(crate) const READ: &[(&str, &str)] = &[
     ("tinystories-656k/gptq-4bit-g32-actorder", "GPTQ"),
     ("tinystories-656k/gptq-8bit-perchannel", "GPTQ"),
     ("tinystories-656k/gptq_v2-4bit-g128", "GPTQ"),
+    ("tinystories-656k/hqq-2bit-g64", "HQQ"),
+    ("tinystories-656k/hqq-3bit-g64", "HQQ"),
+    ("tinystories-656k/hqq-4bit-g64", "HQQ"),
+    ("tinystories-656k/mlc-q3f16_1", "MLC q3f16_1"),
+    ("tinystories-656k/mlc-q4f16_1", "MLC q4f16_1"),
     ("tinystories-656k/quip-e8p12", "QuIP# E8P12"),
 ];
