@@ -59,6 +59,21 @@ pub enum Op {
         /// Add to what is there.
         add: bool,
     },
+    /// `out[:, offset..] += x·Sᵀ`, S sparse, in CSR.
+    Sparse {
+        /// How many rows.
+        rows: Rows,
+        /// Where the entries of each row of S begin, and where the last row's end, as u32 words `[n + 1]`.
+        offsets: Tensor,
+        /// An f16 value in the upper half, a column in the lower, of every entry.
+        entries: Tensor,
+        /// `[rows, k]`
+        x: Tensor,
+        /// `[rows, ≥ offset + n]`
+        out: Tensor,
+        /// First column of out.
+        offset: usize,
+    },
     /// `out[:, offset..] (+)= after ⊙ H(before ⊙ x)`.
     Hadamard {
         /// How many rows.
@@ -231,6 +246,10 @@ impl Op {
                 }
                 bias.as_ref().map_or(Ok(()), |b| check("bias", b, n))
             }
+            Op::Sparse { offsets, entries, out, offset, .. } => {
+                check("entries of a sparse matrix", entries, 1)?;
+                check("sparse product output", out, offset + offsets.cols.saturating_sub(1))
+            }
             Op::Hadamard { plan, x, before, after, scratch, out, offset, .. } => {
                 let n = plan.plan.n;
                 check("transform input", x, n)?;
@@ -256,6 +275,7 @@ impl Op {
             Op::Gather { .. } => "gather",
             Op::RmsNorm { .. } => "rms_norm",
             Op::Product { .. } => "product",
+            Op::Sparse { .. } => "sparse",
             Op::Hadamard { .. } => "hadamard",
             Op::Rope { .. } => "rope",
             Op::Attention { .. } => "attention",

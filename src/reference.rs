@@ -4,6 +4,7 @@
 use crate::device::{Matrix, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::{Cache, Heads, Op, STEP_HEADER, Step};
+use crate::quant::Kind;
 
 /// What an argmax gives where there is a NaN.
 pub const NO_TOKEN: u32 = u32::MAX;
@@ -59,6 +60,20 @@ fn run_op(op: &Op, step_tensor: &Tensor, step: &Step) -> Result<()> {
             let count = step.rows(*which);
             let values = product(matrix, &rows(x, count), x.cols, permutation.as_deref(), bias.as_deref())?;
             store(out, *offset, matrix.shape.rows, &values, *add);
+        }
+        Op::Sparse { rows: which, offsets, entries, x, out, offset } => {
+            let (offsets, entries) = (offsets.cpu().clone(), entries.cpu().clone());
+            let product = |x: &[f32]| -> Vec<f32> {
+                let row = |bounds: &[u32]| {
+                    let entries = &entries[bounds[0] as usize..bounds[1] as usize];
+                    let term = |e: &u32| Kind::F16.value(e >> 16) * f64::from(x[(e & 0xffff) as usize]);
+                    entries.iter().map(term).sum::<f64>() as f32
+                };
+                offsets.windows(2).map(row).collect()
+            };
+            let values: Vec<f32> =
+                rows(x, step.rows(*which)).chunks_exact(x.cols).flat_map(product).collect();
+            store(out, *offset, offsets.len() - 1, &values, true);
         }
         Op::Hadamard { rows: which, plan, x, before, after, out, offset, add, .. } => {
             let n = plan.plan.n;

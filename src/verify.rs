@@ -91,8 +91,8 @@ impl Bench {
     /// A twin matrix of random items.
     fn matrix(&mut self, codec: &Arc<dyn Codec>, shape: Shape) -> Result<[Arc<Matrix>; 2]> {
         let mut items = Vec::new();
-        for field in codec.fields() {
-            let count = shape.rows * field.items(shape.cols);
+        for (i, field) in codec.fields().iter().enumerate() {
+            let count = shape.rows * codec.items(i, 0..shape.cols).len();
             items.push((0..count).map(|_| random_item(&mut self.rng, field.kind)).collect::<Vec<u32>>());
         }
         let make =
@@ -192,6 +192,35 @@ async fn product(bench: &mut Bench, codec: &Arc<dyn Codec>, tokens: usize, slots
             out: half(&out),
             offset,
             add: slots & 1 > 0,
+        };
+        worst = worst.max(bench.compare(&step(0, tokens, |_| 0), tokens, &out, &build).await?);
+    }
+    Ok(worst)
+}
+
+/// Rows with no entries, with one and with many; columns that come twice.
+async fn sparse(bench: &mut Bench) -> Result<f64> {
+    let mut worst = 0f64;
+    for (tokens, (rows, cols)) in [1, 2, 5].into_iter().zip(shapes(&mut bench.rng)) {
+        let (mut offsets, mut entries) = (vec![0], Vec::new());
+        for row in 0..rows {
+            for _ in 0..row % 5 {
+                let value = random_item(&mut bench.rng, Kind::F16);
+                entries.push(value << 16 | bench.rng.random_range(0..cols as u32));
+            }
+            offsets.push(entries.len() as u32);
+        }
+        let offset = bench.rng.random_range(0..8);
+        let (x, out) = (bench.random(tokens, cols)?, bench.random(tokens, rows + offset + 1)?);
+        let offsets = bench.twin(1, offsets.len(), &offsets)?;
+        let entries = bench.twin(1, entries.len(), &entries)?;
+        let build = |half: &dyn Fn(&Twin) -> Tensor, _: Side| Op::Sparse {
+            rows: Rows::Tokens,
+            offsets: half(&offsets),
+            entries: half(&entries),
+            x: half(&x),
+            out: half(&out),
+            offset,
         };
         worst = worst.max(bench.compare(&step(0, tokens, |_| 0), tokens, &out, &build).await?);
     }
@@ -487,6 +516,7 @@ pub async fn verify_only(
         run.case("attention", name, tolerance, async |b| attention(b, f16).await).await?;
     }
     run.case("rms_norm", "", TOLERANCE_F32, async |b| rms_norm(b).await).await?;
+    run.case("sparse", "", TOLERANCE_F32, async |b| sparse(b).await).await?;
     run.case("swiglu", "", TOLERANCE_F32, async |b| swiglu(b).await).await?;
     run.case("argmax", "", 0.0, async |b| argmax(b).await).await?;
     Ok(run.outcomes)

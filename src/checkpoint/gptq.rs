@@ -11,12 +11,11 @@
 //! activations permuted likewise.
 
 use super::hf::Keys;
-use super::tensor::{Dtype, Grid, Major, TensorInfo, lcm, words32};
+use super::tensor::{Dtype, Grid, Major, TensorInfo, lcm, unpack, words32};
 use super::{BoxFuture, InputTransform, Module, PieceSource, Reader, StoredMatrix};
 use crate::error::{Error, Result};
 use crate::quant::int::{Int, Offset};
-use crate::quant::plain::Plain;
-use crate::quant::{Codec, Extent, Kind, Piece, UNIT, WHOLE_ROW};
+use crate::quant::{Extent, Piece, UNIT, WHOLE_ROW};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -106,11 +105,8 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
         Some(zero) => Offset::Symmetric(zero),
         None => Offset::Zero,
     };
-    // A group of 16 is narrower than a codec's step: such layers are expanded to f32 while they are read.
-    let expand = groups > 1 && !group.is_multiple_of(UNIT);
     let run = if groups == 1 { WHOLE_ROW } else { group };
-    let codec: Arc<dyn Codec> =
-        if expand { Plain::new(Kind::F32) } else { Int::new(bits as u32, run, kind, offset)? };
+    let codec = Int::new(bits as u32, run, kind, offset).map_err(|e| e.tensor(module.name))?;
     let data = Layer {
         qweight: qweight.clone(),
         scales: scales.clone(),
@@ -121,7 +117,6 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
         rows,
         cols,
         group,
-        expand,
     };
     let mut matrix = module.matrix(&READER, codec, Arc::new(data)).await?;
     matrix.input = order.map_or(InputTransform::None, |order| InputTransform::Permute(order.to_vec()));
@@ -200,21 +195,6 @@ impl Zeros {
     }
 }
 
-/// The first `count` codes of a stream of 32-bit words.
-fn unpack(mut words: impl Iterator<Item = u32>, bits: usize, count: usize, codes: &mut Vec<u32>) {
-    let mask = (1 << bits) - 1;
-    let (mut window, mut filled) = (0u64, 0);
-    for _ in 0..count {
-        if filled < bits {
-            window |= u64::from(words.next().unwrap_or(0)) << filled;
-            filled += 32;
-        }
-        codes.push(window as u32 & mask);
-        window >>= bits;
-        filled -= bits;
-    }
-}
-
 /// A layer on disk.
 struct Layer {
     qweight: TensorInfo,
@@ -222,11 +202,10 @@ struct Layer {
     zeros: Zeros,
     offset: Offset,
     order: Option<Arc<[u32]>>,
-    codec: Arc<dyn Codec>,
+    codec: Arc<Int>,
     rows: usize,
     cols: usize,
     group: usize,
-    expand: bool,
 }
 
 impl Layer {
@@ -268,8 +247,7 @@ impl PieceSource for Layer {
         let group = if self.group < self.cols { self.group } else { UNIT };
         let col_step = lcm(grid.col_step, group);
         let major = if self.order.is_some() { Major::Rows } else { Major::Cols };
-        let cost = if self.expand { 4 } else { 1 };
-        Grid { col_step, major, cost, ..grid }.cut(budget)
+        Grid { col_step, major, ..grid }.cut(budget)
     }
 
     fn read<'a>(&'a self, extent: &'a Extent) -> BoxFuture<'a, Result<Piece>> {
@@ -281,32 +259,11 @@ impl PieceSource for Layer {
             let part = rows.start * size..rows.end * size;
             let bytes = self.scales.read_rows(self.rows * size, groups.clone(), part).await?;
             let scales = transpose(&self.scales.float_items(&bytes, "scale")?, rows.len());
-            let zeros = match self.offset {
-                Offset::Symmetric(zero) => vec![zero; if self.expand { scales.len() } else { 0 }],
-                _ => transpose(&self.zeros.read(groups.clone(), rows.clone()).await?, rows.len()),
-            };
-            let items = if self.expand {
-                vec![self.expanded(extent, &codes, &scales, &zeros)?]
-            } else if zeros.is_empty() {
-                vec![codes, scales]
-            } else {
-                vec![codes, scales, zeros]
-            };
+            let mut items = vec![codes, scales];
+            if self.offset == Offset::Zero {
+                items.push(transpose(&self.zeros.read(groups, rows.clone()).await?, rows.len()));
+            }
             Ok(Piece { extent: extent.clone(), items })
         })
-    }
-}
-
-impl Layer {
-    /// The weights themselves, as f32 items.
-    fn expanded(&self, extent: &Extent, codes: &[u32], scales: &[u32], zeros: &[u32]) -> Result<Vec<u32>> {
-        let kind = self.scales.expect_float()?;
-        let cols = extent.cols.len();
-        let groups = cols.div_ceil(self.group);
-        let weight = |(i, &code): (usize, &u32)| {
-            let j = i / cols * groups + i % cols / self.group;
-            ((f64::from(code) - f64::from(zeros[j])) * kind.value(scales[j])) as f32
-        };
-        Ok(codes.iter().enumerate().map(weight).map(f32::to_bits).collect())
     }
 }

@@ -277,19 +277,25 @@ const SINGLE: &str = "model.safetensors";
 
 /// The safetensors files that hold the model.
 async fn weight_files(files: &Files) -> Result<Vec<String>> {
+    let weights = |name: &&String| name.ends_with(".safetensors") && !name.starts_with("adapter_model");
+    let names: Vec<String> = files.keys().filter(weights).cloned().collect();
     if let Some(index) = json(files, INDEX).await? {
         let shards = shards(&index)?;
+        let here = |shard: &String| files.contains_key(shard);
         // An index that was copied along with the configuration of the unquantized model names files that are
-        // not there.
-        if !files.contains_key(SINGLE) || shards.iter().all(|shard| files.contains_key(shard)) {
+        // not there: beside a single file, or beside those of another name (EXL2's `output.safetensors`).
+        let stale = if files.contains_key(SINGLE) {
+            !shards.iter().all(here)
+        } else {
+            !shards.iter().any(here) && !names.is_empty()
+        };
+        if !stale {
             return Ok(shards.into_iter().collect());
         }
     }
     if files.contains_key(SINGLE) {
         return Ok(vec![SINGLE.to_string()]);
     }
-    let other = |name: &&String| name.ends_with(".safetensors") && !name.starts_with("adapter_model");
-    let names: Vec<String> = files.keys().filter(other).cloned().collect();
     if names.is_empty() {
         let found: Vec<&str> = files.keys().map(String::as_str).take(20).collect();
         return Err(Error::missing("no .safetensors file")

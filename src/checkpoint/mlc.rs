@@ -229,6 +229,11 @@ impl PieceSource for Groups {
             let (rows, size) = (extent.rows.clone(), self.words * 4);
             let part = groups.start * size..groups.end * size;
             let bytes = self.codes.read_rows(all * size, rows.clone(), part).await?;
+            let used = 32 / self.bits * self.bits;
+            if words32(&bytes).any(|word| u64::from(word) >> used != 0) {
+                let error = Error::corrupt(format!("words with more than {used} bits"));
+                return Err(self.codes.blame(error.remedy("are these the weights of another quantization?")));
+            }
             let mask = (1 << self.bits) - 1;
             let unpack = |word: u32| (0..32 / self.bits).map(move |i| word >> (i * self.bits) & mask);
             let mut codes = Vec::with_capacity(rows.len() * extent.cols.len());

@@ -6,7 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
-use crate::quant::{Codec, Extent, Piece};
+use crate::quant::{Codec, Extent, Kind, Piece};
 use reader::supported;
 use serde_json::Value;
 use source::Source;
@@ -16,8 +16,10 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
+pub mod bitnet;
 pub mod bitsandbytes;
 pub mod decode;
+pub mod exl2;
 pub mod ggml;
 pub mod gguf;
 pub mod gguf_model;
@@ -31,6 +33,7 @@ pub mod quip;
 mod reader;
 pub mod safetensors;
 pub mod source;
+pub mod spqr;
 pub mod tensor;
 
 pub use reader::{Module, READERS, Reader};
@@ -56,12 +59,37 @@ pub struct StoredMatrix {
     pub slices: Vec<Slice>,
     /// Added to y, `[rows]`.
     pub bias: Option<Vec<f32>>,
+    /// A sparse matrix whose product with x is added to y: outliers.
+    pub sparse: Option<Sparse>,
     /// The bytes.
     pub data: Arc<dyn PieceSource>,
     /// Bytes on disk, scales, permutations and tables included.
     pub disk_bytes: u64,
     /// The format that it was read from, as `inspect` prints it: `GPTQ`, `Q4_0` …
     pub format: &'static str,
+}
+
+/// A sparse matrix in CSR, its columns in the order of x.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sparse {
+    /// Where the entries of each row begin, and where the last row's end: `[rows + 1]`.
+    pub offsets: Vec<u32>,
+    /// An f16 value in the upper half, a column in the lower.
+    pub entries: Vec<u32>,
+}
+
+impl Sparse {
+    /// Columns and values of a row.
+    pub fn row(&self, row: usize) -> impl Iterator<Item = (usize, f64)> + '_ {
+        let entries = self.offsets[row] as usize..self.offsets[row + 1] as usize;
+        let value = |entry: &u32| ((entry & 0xffff) as usize, Kind::F16.value(entry >> 16));
+        self.entries[entries].iter().map(value)
+    }
+
+    /// Bytes in GPU memory.
+    pub fn bytes(&self) -> u64 {
+        (self.offsets.len() + self.entries.len()) as u64 * 4
+    }
 }
 
 /// Named rows of a matrix.
@@ -266,8 +294,11 @@ impl Checkpoint {
         let quantization = quantization(&json, hf::json(&files, "quantize_config.json").await?);
         check_method(&quantization)?;
         let generation = hf::json(&files, "generation_config.json").await?;
-        let config = hf::model_config(&json, generation.as_ref(), "config.json")?;
+        let mut config = hf::model_config(&json, generation.as_ref(), "config.json")?;
         let tensors = hf::tensors(&files, only).await?;
+        // EXL2 quantizes the head of a tied model and keeps the embedding beside it.
+        let quantized_head = tensors.under(HEAD).any(|tensor| tensor.name != "lm_head.weight");
+        config.tied &= !(quantized_head && tensors.under(EMBEDDING).next().is_some());
         let name = only.unwrap_or("model").to_string();
         Ok(Self { name, config, tensors, quantization, metadata: None, files })
     }

@@ -2,8 +2,8 @@
 
 use super::tensor::{RowOrder, TensorInfo, Tensors};
 use super::{
-    BoxFuture, InputTransform, OutputTransform, PieceSource, Slice, StoredMatrix, bitsandbytes, ggml, gptq,
-    hqq, mlc, plain, quip,
+    BoxFuture, InputTransform, OutputTransform, PieceSource, Slice, StoredMatrix, bitnet, bitsandbytes, exl2,
+    ggml, gptq, hqq, mlc, plain, quip, spqr,
 };
 use crate::error::{Error, Result};
 use crate::quant::Codec;
@@ -33,8 +33,11 @@ pub struct Reader {
 /// All formats; the first that claims a module reads it. Error messages, the README's table and tests walk it.
 pub static READERS: &[&Reader] = &[
     &gptq::READER,
+    &exl2::READER,
     &hqq::READER,
     &mlc::READER,
+    &spqr::READER,
+    &bitnet::READER,
     &bitsandbytes::READER,
     &quip::READER,
     &ggml::READER,
@@ -133,6 +136,7 @@ impl<'a> Module<'a> {
             output: OutputTransform::None,
             slices: self.slices.clone(),
             bias,
+            sparse: None,
             data,
             disk_bytes: self.tensors.under(self.name).map(TensorInfo::bytes).sum(),
             format: (reader.format)(self),

@@ -158,6 +158,21 @@ pub(crate) fn words64(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
     bytes.chunks_exact(8).map(|b| u64::from_le_bytes(word(b, 0)))
 }
 
+/// The first `count` codes of a stream of 32-bit words.
+pub(crate) fn unpack(mut words: impl Iterator<Item = u32>, bits: usize, count: usize, codes: &mut Vec<u32>) {
+    let mask = (1 << bits) - 1;
+    let (mut window, mut filled) = (0u64, 0);
+    for _ in 0..count {
+        if filled < bits {
+            window |= u64::from(words.next().unwrap_or(0)) << filled;
+            filled += 32;
+        }
+        codes.push(window as u32 & mask);
+        window >>= bits;
+        filled -= bits;
+    }
+}
+
 /// Whether a float item is neither infinite nor NaN: its exponent bits are not all ones.
 pub(crate) fn finite(kind: Kind, item: u32) -> bool {
     let exponent = match kind {

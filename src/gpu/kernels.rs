@@ -103,6 +103,13 @@ impl ProductSlots {
     }
 }
 
+/// Products with a sparse matrix.
+pub(crate) fn sparse_module() -> Module {
+    let mut module = module("sparse", "kernels/sparse.wgsl");
+    module.parts.push("lib/product.wgsl");
+    module
+}
+
 /// Row gathers with `codec`.
 pub(crate) fn gather_module(codec: &dyn Codec) -> Module {
     let mut module = codec_module("gather", codec);
@@ -274,6 +281,18 @@ pub(crate) fn lower<'a>(
                 });
             }
         }
+        Op::Sparse { rows, offsets, entries, x, out, offset } => {
+            let n = offsets.cols - 1;
+            let sizes = [n, n, x.cols, x.cols.div_ceil(UNIT), x.cols / 4, out.cols, *offset];
+            let mut params: Vec<u32> = sizes.map(|size| size as u32).to_vec();
+            params.resize(12, 0);
+            all.push(Lowered {
+                module: sparse_module(),
+                buffers: vec![(0, offsets.gpu()?), (1, entries.gpu()?), (4, x.gpu()?), (5, out.gpu()?)],
+                params,
+                grid: Grid::each(n.div_ceil(64), *rows),
+            });
+        }
         Op::Hadamard { rows, plan, x, before, after, scratch, out, offset, add } => {
             let Transform { plan, signs } = &**plan;
             let strides = |x: &Tensor, out: &Tensor, offset: usize, scale: f32| {
@@ -413,6 +432,7 @@ pub fn all_modules() -> Vec<Module> {
             add(format!("{suffix} normed"), rope_module(head_dim, true, f16, &capabilities));
         }
     }
+    add(String::new(), sparse_module());
     add(String::new(), swiglu_module());
     add(String::new(), argmax_module());
     let signed = |slot: bool, name: &str| if slot { name.to_owned() } else { String::new() };

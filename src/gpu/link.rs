@@ -25,10 +25,12 @@ macro_rules! parts {
 }
 
 parts![
+    "codecs/bilevel.wgsl",
     "codecs/e8p12.wgsl",
     "codecs/plain.wgsl",
     "codecs/int.wgsl",
     "codecs/lookup.wgsl",
+    "codecs/mixed.wgsl",
     "kernels/argmax.wgsl",
     "kernels/attention.wgsl",
     "kernels/gather.wgsl",
@@ -38,6 +40,7 @@ parts![
     "kernels/matvec.wgsl",
     "kernels/rms_norm.wgsl",
     "kernels/rope.wgsl",
+    "kernels/sparse.wgsl",
     "kernels/swiglu.wgsl",
     "lib/cache_f16.wgsl",
     "lib/cache_f32.wgsl",

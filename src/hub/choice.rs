@@ -118,9 +118,13 @@ pub fn choose(source: &Source, names: &[String], index: Option<&[u8]>) -> Result
         return Ok(Choice { files, open: Some(file.clone()) });
     }
     if has("config.json") || has("adapter_config.json") {
-        let weights = if let Some(index) = index {
+        let indexed = index.map(shards).unwrap_or_default();
+        // An index that was copied from the unquantized model names no file that is here (EXL2).
+        let weights = if indexed.iter().any(|name| has(name))
+            || !indexed.is_empty() && ending(".safetensors").is_empty()
+        {
             files.push(INDEX.into());
-            shards(index)
+            indexed
         } else if has(SINGLE) {
             vec![SINGLE.into()]
         } else {

@@ -5,9 +5,13 @@
 pub(crate) const READ: &[(&str, &str)] = &[
     ("stories260K-w256/f16", "f16"),
     ("tinystories-656k/bf16", "bf16"),
+    ("tinystories-656k/bitnet-autobitlinear", "BitNet b1.58"),
+    ("tinystories-656k/bitnet-bitlinear", "BitNet b1.58"),
     ("tinystories-656k/bnb-fp4", "bitsandbytes FP4"),
     ("tinystories-656k/bnb-nf4", "bitsandbytes NF4"),
     ("tinystories-656k/bnb-nf4-dq", "bitsandbytes NF4"),
+    ("tinystories-656k/exl2-3bpw", "EXL2"),
+    ("tinystories-656k/exl2-mixed-5432", "EXL2"),
     ("tinystories-656k/f16", "f16"),
     ("tinystories-656k/f32", "f32"),
     ("tinystories-656k/gguf-bf16", "GGUF"),
@@ -29,4 +33,5 @@ pub(crate) const READ: &[(&str, &str)] = &[
     ("tinystories-656k/mlc-q3f16_1", "MLC q3f16_1"),
     ("tinystories-656k/mlc-q4f16_1", "MLC q4f16_1"),
     ("tinystories-656k/quip-e8p12", "QuIP# E8P12"),
+    ("tinystories-656k/spqr-3bit", "SpQR"),
 ];

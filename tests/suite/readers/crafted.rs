@@ -10,14 +10,14 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::sync::Arc;
 
-const HIDDEN: usize = 64;
-const FFN: usize = 128;
-const VOCAB: usize = 40;
+pub(super) const HIDDEN: usize = 64;
+pub(super) const FFN: usize = 128;
+pub(super) const VOCAB: usize = 40;
 const HEADS: usize = 4;
 const KV_HEADS: usize = 2;
 
 /// Every linear layer: its name, N and K.
-const LAYERS: [(&str, usize, usize); 7] = [
+pub(super) const LAYERS: [(&str, usize, usize); 7] = [
     ("self_attn.q_proj", HIDDEN, HIDDEN),
     ("self_attn.k_proj", HIDDEN / 2, HIDDEN),
     ("self_attn.v_proj", HIDDEN / 2, HIDDEN),
@@ -28,9 +28,9 @@ const LAYERS: [(&str, usize, usize); 7] = [
 ];
 
 /// Golden weights by matrix name, row-major.
-type Weights = BTreeMap<String, Vec<f32>>;
+pub(super) type Weights = BTreeMap<String, Vec<f32>>;
 
-fn config(quantization: &str) -> String {
+pub(super) fn config(quantization: &str) -> String {
     format!(
         r#"{{"model_type":"llama","hidden_size":{HIDDEN},"intermediate_size":{FFN},"num_hidden_layers":1,
         "num_attention_heads":{HEADS},"num_key_value_heads":{KV_HEADS},"vocab_size":{VOCAB},"rms_norm_eps":1e-5,
@@ -40,13 +40,13 @@ fn config(quantization: &str) -> String {
 
 /// A safetensors file under construction.
 #[derive(Default)]
-struct Container {
-    header: serde_json::Map<String, Value>,
-    data: Vec<u8>,
+pub(super) struct Container {
+    pub(super) header: serde_json::Map<String, Value>,
+    pub(super) data: Vec<u8>,
 }
 
 impl Container {
-    fn add(&mut self, name: &str, dtype: &str, shape: &[usize], bytes: Vec<u8>) {
+    pub(super) fn add(&mut self, name: &str, dtype: &str, shape: &[usize], bytes: Vec<u8>) {
         let begin = self.data.len();
         self.data.extend(bytes);
         let entry =
@@ -54,21 +54,21 @@ impl Container {
         self.header.insert(name.to_string(), entry);
     }
 
-    fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) {
+    pub(super) fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) {
         self.add(name, "F32", shape, values.iter().flat_map(|v| v.to_le_bytes()).collect());
     }
 
-    fn halves(&mut self, name: &str, shape: &[usize], values: &[f32]) {
+    pub(super) fn halves(&mut self, name: &str, shape: &[usize], values: &[f32]) {
         let halves = values.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes());
         self.add(name, "F16", shape, halves.collect());
     }
 
-    fn words(&mut self, name: &str, shape: &[usize], words: &[u32]) {
+    pub(super) fn words(&mut self, name: &str, shape: &[usize], words: &[u32]) {
         self.add(name, "I32", shape, words.iter().flat_map(|w| w.to_le_bytes()).collect());
     }
 
     /// Embedding and norms.
-    fn rest(&mut self, rng: &mut StdRng, weights: &mut Weights) {
+    pub(super) fn rest(&mut self, rng: &mut StdRng, weights: &mut Weights) {
         let values = random(rng, VOCAB * HIDDEN);
         self.floats("model.embed_tokens.weight", &[VOCAB, HIDDEN], &values);
         weights.insert("model.embed_tokens".into(), values);
@@ -77,18 +77,18 @@ impl Container {
         }
     }
 
-    fn bytes(self) -> Vec<u8> {
+    pub(super) fn bytes(self) -> Vec<u8> {
         let header = Value::Object(self.header).to_string();
         let length = (header.len() as u64).to_le_bytes();
         length.into_iter().chain(header.into_bytes()).chain(self.data).collect()
     }
 }
 
-fn random(rng: &mut StdRng, count: usize) -> Vec<f32> {
+pub(super) fn random(rng: &mut StdRng, count: usize) -> Vec<f32> {
     (0..count).map(|_| half::f16::from_f32(rng.random_range(-1.0..1.0)).to_f32()).collect()
 }
 
-fn files(config: &str, weights: Vec<u8>) -> Files {
+pub(super) fn files(config: &str, weights: Vec<u8>) -> Files {
     let file = |name: &str, bytes: Vec<u8>| -> Arc<dyn Source> { Bytes::new(name.to_string(), bytes) };
     let mut files = Files::new();
     files.insert("config.json".into(), file("config.json", config.into()));
@@ -97,42 +97,46 @@ fn files(config: &str, weights: Vec<u8>) -> Files {
 }
 
 /// A crafted model: configuration (empty for GGUF), weight file, golden weights.
-struct Crafted {
-    config: String,
-    bytes: Vec<u8>,
-    weights: Weights,
+pub(super) struct Crafted {
+    pub(super) config: String,
+    pub(super) bytes: Vec<u8>,
+    pub(super) weights: Weights,
 }
 
 impl Crafted {
-    fn open(&self, bytes: Vec<u8>) -> Result<Checkpoint> {
+    pub(super) fn open(&self, bytes: Vec<u8>) -> Result<Checkpoint> {
         if self.config.is_empty() {
             return block_on(Checkpoint::from_gguf(Bytes::new("model.gguf", bytes)));
         }
         block_on(Checkpoint::from_files(files(&self.config, bytes)))
     }
 
-    fn verify(&self) {
-        let checkpoint = self.open(self.bytes.clone()).unwrap();
-        checkpoint.check().unwrap();
-        for budget in BUDGETS {
-            for matrix in load_all(&checkpoint, budget).unwrap() {
-                let weights = decode(&matrix, budget).unwrap();
-                for slice in &matrix.slices {
-                    let name = match matrix.slices.len() {
-                        1 => matrix.name.clone(),
-                        _ => format!("{}.{}", matrix.name.rsplit_once('.').unwrap().0, slice.name),
-                    };
-                    let rows = &weights[slice.rows.start * matrix.cols..slice.rows.end * matrix.cols];
-                    assert!(rows == self.weights[&name], "{name} of {}", matrix.format);
-                }
-            }
-        }
-        assert!(checkpoint.tensors().iter().map(|t| t.bytes).sum::<u64>() == checkpoint.disk_bytes());
+    pub(super) fn verify(&self) {
+        verify(&self.open(self.bytes.clone()).unwrap(), &self.weights);
     }
 }
 
+/// Reads all of a checkpoint, in large pieces and in small ones, and compares it with what it was made from.
+pub(super) fn verify(checkpoint: &Checkpoint, golden: &Weights) {
+    checkpoint.check().unwrap();
+    for budget in BUDGETS {
+        for matrix in load_all(checkpoint, budget).unwrap() {
+            let weights = decode(&matrix, budget).unwrap();
+            for slice in &matrix.slices {
+                let name = match matrix.slices.len() {
+                    1 => matrix.name.clone(),
+                    _ => format!("{}.{}", matrix.name.rsplit_once('.').unwrap().0, slice.name),
+                };
+                let rows = &weights[slice.rows.start * matrix.cols..slice.rows.end * matrix.cols];
+                assert!(rows == golden[&name], "{name} of {}", matrix.format);
+            }
+        }
+    }
+    assert!(checkpoint.tensors().iter().map(|t| t.bytes).sum::<u64>() == checkpoint.disk_bytes());
+}
+
 /// Unquantized, with biases.
-fn plain() -> Crafted {
+pub(super) fn plain() -> Crafted {
     let rng = &mut StdRng::seed_from_u64(1);
     let (mut file, mut weights) = (Container::default(), Weights::new());
     file.rest(rng, &mut weights);
@@ -147,7 +151,7 @@ fn plain() -> Crafted {
 }
 
 /// Sets `code` at bit `bit` of a stream of 32-bit words that are `stride` apart.
-fn put(words: &mut [u32], stride: usize, bit: usize, code: u32) {
+pub(super) fn put(words: &mut [u32], stride: usize, bit: usize, code: u32) {
     let (index, shift) = (bit / 32, bit % 32);
     words[index * stride] |= code << shift;
     if shift != 0 && u64::from(code) << shift > u64::from(u32::MAX) {

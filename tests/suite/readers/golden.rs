@@ -157,17 +157,14 @@ fn unread_formats_are_named() {
     for (model, folder, says) in [
         ("tinystories-656k", "aqlm-2x8-g8", "aqlm"),
         ("tinystories-656k", "awq-gemm-g128", "awq"),
-        ("tinystories-656k", "bitnet-bitlinear", "bitnet"),
         ("tinystories-656k", "bnb-int8", "LLM.int8"),
         ("tinystories-656k", "ct-mxfp4", "compressed-tensors"),
-        ("tinystories-656k", "exl2-3bpw", "exl2"),
         ("tinystories-656k", "exl3-3bpw-mul1", "exl3"),
         ("tinystories-656k", "fp8-deepseek-128x128", "fp8"),
         ("tinystories-656k", "gguf-nvfp4", "NVFP4"),
         ("tinystories-656k", "nvfp4-modelopt", "modelopt"),
         ("tinystories-656k", "quip-e8p12rvq3b", "E8P12RVQ3B"),
         ("tinystories-656k", "quip-e8p12rvq4b", "E8P12RVQ4B"),
-        ("tinystories-656k", "spqr-3bit", "spqr"),
         ("stories260K-w256", "gguf-q4_k_m", "Q4_K"),
         ("stories260K-w256", "gguf-iq1_m", "Q2_K"),
     ] {
