@@ -121,8 +121,10 @@ pub enum Op {
         /// `[tokens, heads · head_dim]`
         out: Tensor,
     },
-    /// `out = silu(gate) ⊙ up`.
-    SwiGlu {
+    /// `out = activation(gate) ⊙ up`.
+    Glu {
+        /// What gate goes through.
+        activation: Activation,
         /// `[tokens, gate and up]`
         x: Tensor,
         /// First column of gate.
@@ -139,6 +141,15 @@ pub enum Op {
         /// The step's words.
         step: Tensor,
     },
+}
+
+/// What the gate of a gated linear unit goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x / (1 + e⁻ˣ)`: SwiGLU.
+    Silu,
+    /// `max(x, 0)²`
+    SquaredRelu,
 }
 
 /// A Hadamard transform with its sign table where ops can reach it.
@@ -264,7 +275,7 @@ impl Op {
                 check("qkv", qkv, heads.offsets[2] + heads.kv_heads * heads.head_dim)
             }
             Op::Attention { heads, out, .. } => check("attention output", out, heads.heads * heads.head_dim),
-            Op::SwiGlu { x, gate, up, out } => check("gate and up", x, gate.max(up) + out.cols),
+            Op::Glu { x, gate, up, out, .. } => check("gate and up", x, gate.max(up) + out.cols),
             Op::Argmax { .. } => Ok(()),
         }
     }
@@ -279,7 +290,7 @@ impl Op {
             Op::Hadamard { .. } => "hadamard",
             Op::Rope { .. } => "rope",
             Op::Attention { .. } => "attention",
-            Op::SwiGlu { .. } => "swiglu",
+            Op::Glu { .. } => "glu",
             Op::Argmax { .. } => "argmax",
         }
     }

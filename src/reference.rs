@@ -3,7 +3,7 @@
 
 use crate::device::{Matrix, Tensor};
 use crate::error::{Error, Result};
-use crate::ops::{Cache, Heads, Op, STEP_HEADER, Step};
+use crate::ops::{Activation, Cache, Heads, Op, STEP_HEADER, Step};
 use crate::quant::Kind;
 
 /// What an argmax gives where there is a NaN.
@@ -118,11 +118,15 @@ fn run_op(op: &Op, step_tensor: &Tensor, step: &Step) -> Result<()> {
             }
             store(out, 0, heads.heads * heads.head_dim, &values, false);
         }
-        Op::SwiGlu { x, gate, up, out } => {
+        Op::Glu { activation, x, gate, up, out } => {
             let width = out.cols;
+            let activated = |g: f32| match activation {
+                Activation::Silu => g / (1.0 + (-g).exp()),
+                Activation::SquaredRelu => g.max(0.0) * g.max(0.0),
+            };
             let glu = |row: &[f32]| -> Vec<f32> {
                 let pair = row[*gate..gate + width].iter().zip(&row[*up..up + width]);
-                pair.map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect()
+                pair.map(|(&g, u)| activated(g) * u).collect()
             };
             let values: Vec<f32> = rows(x, step.count()).chunks_exact(x.cols).flat_map(glu).collect();
             store(out, 0, width, &values, false);

@@ -4,7 +4,7 @@ use crate::device::{Device, Matrix, Tensor};
 use crate::error::{Error, Result};
 use crate::gpu::Context;
 use crate::gpu::kernels::HEAD_DIMS;
-use crate::ops::{Cache, Heads, Op, Rows, STEP_HEADER, Step, Tokens, Transform};
+use crate::ops::{Activation, Cache, Heads, Op, Rows, STEP_HEADER, Step, Tokens, Transform};
 use crate::quant::hadamard::{Plan, sizes};
 use crate::quant::{CODECS, Codec, Kind, Shape};
 use crate::reference::NO_TOKEN;
@@ -380,7 +380,7 @@ async fn rope(bench: &mut Bench, f16: bool, normed: bool) -> Result<f64> {
     Ok(worst)
 }
 
-async fn swiglu(bench: &mut Bench) -> Result<f64> {
+async fn glu(bench: &mut Bench, activation: Activation) -> Result<f64> {
     let mut worst = 0f64;
     let width = 4 * bench.rng.random_range(2..200);
     for (tokens, width) in [(1, 4), (3, width)] {
@@ -392,7 +392,8 @@ async fn swiglu(bench: &mut Bench) -> Result<f64> {
         }
         let x = bench.twin(tokens, 2 * width, bytemuck::cast_slice(&values))?;
         let out = bench.twin(tokens, width, &[])?;
-        let build = |half: &dyn Fn(&Twin) -> Tensor, _: Side| Op::SwiGlu {
+        let build = |half: &dyn Fn(&Twin) -> Tensor, _: Side| Op::Glu {
+            activation,
             x: half(&x),
             gate: width,
             up: 0,
@@ -517,7 +518,9 @@ pub async fn verify_only(
     }
     run.case("rms_norm", "", TOLERANCE_F32, async |b| rms_norm(b).await).await?;
     run.case("sparse", "", TOLERANCE_F32, async |b| sparse(b).await).await?;
-    run.case("swiglu", "", TOLERANCE_F32, async |b| swiglu(b).await).await?;
+    for (activation, name) in [(Activation::Silu, "SiLU"), (Activation::SquaredRelu, "squared ReLU")] {
+        run.case("glu", name, TOLERANCE_F32, async |b| glu(b, activation).await).await?;
+    }
     run.case("argmax", "", 0.0, async |b| argmax(b).await).await?;
     Ok(run.outcomes)
 }

@@ -8,6 +8,7 @@ use super::safetensors;
 use super::tensor::Tensors;
 use crate::error::{Error, Result};
 use crate::model::{ARCHITECTURES, ModelConfig, Rope, RopeScaling};
+use crate::ops::Activation;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
@@ -123,9 +124,14 @@ fn architecture(keys: &Keys) -> Result<&'static str> {
 pub(crate) fn model_config(config: &Value, generation: Option<&Value>, file: &str) -> Result<ModelConfig> {
     let keys = Keys::new(config, file);
     let architecture = architecture(&keys)?;
-    if let Some(act) = keys.text("hidden_act")?.filter(|&act| act != "silu" && act != "swish") {
+    let known = ARCHITECTURES.iter().find(|a| a.name == architecture);
+    let acts: &[&str] = match known.map(|a| a.activation) {
+        Some(Activation::SquaredRelu) => &["relu2"],
+        _ => &["silu", "swish"],
+    };
+    if let Some(act) = keys.text("hidden_act")?.filter(|act| !acts.contains(act)) {
         let error = Error::unsupported(format!("hidden_act {act}")).file(keys.file);
-        return Err(error.expected("silu"));
+        return Err(error.expected(acts.join(" or ")));
     }
     let hidden = keys.require("hidden_size")?;
     let layers = keys.require("num_hidden_layers")?;

@@ -4,7 +4,7 @@ use super::context::Capabilities;
 use super::link::{Constant, Module};
 use crate::device::{Part, Tensor};
 use crate::error::Result;
-use crate::ops::{Op, Rows, Transform};
+use crate::ops::{Activation, Op, Rows, Transform};
 use crate::quant::{CODECS, Codec, UNIT, hadamard};
 
 /// A dispatch that is not compiled yet.
@@ -159,9 +159,12 @@ pub(crate) fn attention_module(head_dim: usize, f16: bool, capabilities: &Capabi
     with_reduction(with_cache(module("attention", "kernels/attention.wgsl"), head_dim, f16), capabilities)
 }
 
-/// SiLU(gate)·up.
-pub(crate) fn swiglu_module() -> Module {
-    module("swiglu", "kernels/swiglu.wgsl")
+/// activation(gate)·up.
+pub(crate) fn glu_module(activation: Activation) -> Module {
+    let squared = activation == Activation::SquaredRelu;
+    let mut module = module(if squared { "glu, squared ReLU" } else { "glu" }, "kernels/glu.wgsl");
+    module.constants.push(("SQUARED_RELU", squared.into()));
+    module
 }
 
 /// The largest logit.
@@ -376,8 +379,8 @@ pub(crate) fn lower<'a>(
             ],
             grid: Grid::each(heads.heads, Rows::Tokens),
         }),
-        Op::SwiGlu { x, gate, up, out } => all.push(Lowered {
-            module: swiglu_module(),
+        Op::Glu { activation, x, gate, up, out } => all.push(Lowered {
+            module: glu_module(*activation),
             buffers: vec![(4, x.gpu()?), (5, out.gpu()?)],
             params: vec![out.cols as u32, x.cols as u32, *gate as u32, *up as u32],
             grid: Grid::each(out.cols.div_ceil(64), Rows::Tokens),
@@ -433,7 +436,8 @@ pub fn all_modules() -> Vec<Module> {
         }
     }
     add(String::new(), sparse_module());
-    add(String::new(), swiglu_module());
+    add(String::new(), glu_module(Activation::Silu));
+    add(String::new(), glu_module(Activation::SquaredRelu));
     add(String::new(), argmax_module());
     let signed = |slot: bool, name: &str| if slot { name.to_owned() } else { String::new() };
     for bits in 0..8u32 {

@@ -34,6 +34,7 @@ parts![
     "kernels/argmax.wgsl",
     "kernels/attention.wgsl",
     "kernels/gather.wgsl",
+    "kernels/glu.wgsl",
     "kernels/hadamard_butterfly.wgsl",
     "kernels/hadamard_mix.wgsl",
     "kernels/matmul.wgsl",
@@ -41,7 +42,6 @@ parts![
     "kernels/rms_norm.wgsl",
     "kernels/rope.wgsl",
     "kernels/sparse.wgsl",
-    "kernels/swiglu.wgsl",
     "lib/cache_f16.wgsl",
     "lib/cache_f32.wgsl",
     "lib/product.wgsl",
@@ -179,13 +179,13 @@ mod tests {
     fn a_line_is_traced_to_its_file() {
         let module = Module {
             constants: vec![("A", 1.into()), ("B", true.into())],
-            parts: vec!["kernels/swiglu.wgsl", "kernels/argmax.wgsl"],
+            parts: vec!["kernels/glu.wgsl", "kernels/argmax.wgsl"],
             ..Module::default()
         };
         let source = link(&module, Dialect::Native, &BTreeMap::new());
         assert_eq!(source.locate(1), "header:1");
-        assert_eq!(source.locate(3), "kernels/swiglu.wgsl:1");
-        let lines = part("kernels/swiglu.wgsl").text.lines().count();
+        assert_eq!(source.locate(3), "kernels/glu.wgsl:1");
+        let lines = part("kernels/glu.wgsl").text.lines().count();
         assert_eq!(source.locate(3 + lines), "kernels/argmax.wgsl:1");
         let wanted = part("kernels/argmax.wgsl").text.lines().nth(4);
         assert_eq!(source.text.lines().nth(2 + lines + 4), wanted);

@@ -34,7 +34,7 @@ pub const UNIT: usize = 32;
 
 /// A family of codecs: one Rust file, one WGSL file.
 pub struct Family {
-    /// Short name: `int`, `lookup`, `e8p12`, `plain`.
+    /// Short name: `int`, `mixed`, `lookup`, `plain` …
     pub name: &'static str,
     /// One line for tables and help texts.
     pub about: &'static str,

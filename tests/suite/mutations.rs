@@ -126,7 +126,8 @@ const MUTATIONS: &[Mutation] = &[
     ),
     mutation("kernels/sparse.wgsl", "entries[i] & 0xffffu", "entries[i] & 0x7fu", "sparse", ""),
     mutation("kernels/sparse.wgsl", "P.y_offset + row] += sum", "P.y_offset + row] = sum", "sparse", ""),
-    mutation("kernels/swiglu.wgsl", "-80.0, 80.0", "-0.5, 80.0", "swiglu", ""),
+    mutation("kernels/glu.wgsl", "-80.0, 80.0", "-0.5, 80.0", "glu", "SiLU"),
+    mutation("kernels/glu.wgsl", "max(gate, 0.0) * max(gate, 0.0)", "gate * gate", "glu", "squared ReLU"),
     mutation("lib/cache_f16.wgsl", "pack2x16float(c.zw)", "pack2x16float(c.wz)", "rope", "f16 cache"),
     mutation(
         "lib/cache_f32.wgsl",

@@ -5,8 +5,13 @@ use super::crafted::{
     Container, Crafted, FFN, HIDDEN, LAYERS, VOCAB, Weights, config, plain, put, random, verify,
 };
 use super::*;
+use crate::adapters::contexts;
 use halfbyte::checkpoint::Files;
 use halfbyte::checkpoint::source::{Bytes, Source};
+use halfbyte::gpu::Options;
+use halfbyte::model::{LoadOptions, Precision};
+use halfbyte::verify::relative_error;
+use halfbyte::{Device, Model};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -345,6 +350,61 @@ fn bitnet_both_ways() {
     let config = config(r#","quantization_config":{"quant_method":"bitnet","quantization_mode":"online"}"#);
     let error = error_of(&Crafted { config, ..trained });
     assert!(error.contains("online"), "{error}");
+}
+
+/// A whole BitNet layer at the first position, where attention is v itself: the formula in f64, written down once more.
+#[test]
+fn bitnet_layer() {
+    let Crafted { config, bytes, weights } = bitnet("autobitlinear", 3);
+    let config = config.replace(r#""model_type":"llama""#, r#""model_type":"bitnet","hidden_act":"relu2""#);
+    let rng = &mut StdRng::seed_from_u64(12);
+    let (attention_norm, ffn_norm) = (random(rng, HIDDEN), random(rng, FFN));
+    // The norms of the crafted file, and two more.
+    let mut file = Container::default();
+    let head = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    file.header = serde_json::from_slice(&bytes[8..8 + head]).unwrap();
+    file.data = bytes[8 + head..].to_vec();
+    file.floats("model.layers.0.self_attn.attn_sub_norm.weight", &[HIDDEN], &attention_norm);
+    file.floats("model.layers.0.mlp.ffn_sub_norm.weight", &[FFN], &ffn_norm);
+    let model = Crafted { config, bytes: file.bytes(), weights };
+    let checkpoint = model.open(model.bytes.clone()).unwrap();
+    let vector = |name: &str| block_on(checkpoint.vector(name, HIDDEN)).unwrap().unwrap();
+    let wide = |v: &[f32]| -> Vec<f64> { v.iter().map(|&v| f64::from(v)).collect() };
+    let norm = |x: &[f64], weight: &[f32]| -> Vec<f64> {
+        let scale = 1.0 / (x.iter().map(|v| v * v).sum::<f64>() / x.len() as f64 + 1e-5).sqrt();
+        x.iter().zip(weight).map(|(x, &w)| x * scale * f64::from(w)).collect()
+    };
+    let product = |name: &str, x: &[f64]| -> Vec<f64> {
+        let rows = model.weights[name].chunks(x.len());
+        rows.map(|row| row.iter().zip(x).map(|(&w, x)| f64::from(w) * x).sum()).collect()
+    };
+    let layer = |name: &str, x: &[f64]| product(&format!("model.layers.0.{name}"), x);
+    let mut x = wide(&model.weights["model.embed_tokens"][7 * HIDDEN..8 * HIDDEN]);
+    let normed = norm(&x, &vector("model.layers.0.input_layernorm.weight"));
+    let v = layer("self_attn.v_proj", &normed);
+    let heads: Vec<f64> = v.chunks(HIDDEN / 4).flat_map(|head| [head, head].concat()).collect();
+    let attended = layer("self_attn.o_proj", &norm(&heads, &attention_norm));
+    x.iter_mut().zip(attended).for_each(|(x, a)| *x += a);
+    let normed = norm(&x, &vector("model.layers.0.post_attention_layernorm.weight"));
+    let (gate, up) = (layer("mlp.gate_proj", &normed), layer("mlp.up_proj", &normed));
+    let activated: Vec<f64> = gate.iter().zip(up).map(|(gate, up)| gate.max(0.0).powi(2) * up).collect();
+    let down = layer("mlp.down_proj", &norm(&activated, &ffn_norm));
+    x.iter_mut().zip(down).for_each(|(x, d)| *x += d);
+    let logits = product("model.embed_tokens", &norm(&x, &vector("model.norm.weight")));
+    let logits: Vec<f32> = logits.into_iter().map(|logit| logit as f32).collect();
+
+    let mut devices = vec![Device::Cpu];
+    devices.extend(contexts(&Options::default()).into_iter().map(Device::Gpu));
+    for device in devices {
+        let options = LoadOptions { precision: Precision::F32, context: Some(8), ..LoadOptions::default() };
+        let found = block_on(async {
+            let model = Model::load(&device, &checkpoint, &options, |_| {}).await.unwrap();
+            model.prefill(0, &[7]).await.unwrap();
+            model.logits().await.unwrap()
+        });
+        let error = relative_error(&found, &logits);
+        assert!(error <= 1e-5, "{device:?}: off by {error:e}");
+    }
 }
 
 /// SpQR with outliers in some rows.
