@@ -471,13 +471,12 @@ fn rows_of(piece: &Piece, codec: &dyn Codec, rows: Range<usize>) -> Option<Piece
     if piece.extent.rows == (from..to) {
         return Some(piece.clone());
     }
-    let cols = piece.extent.cols.len();
-    let cut = |(field, items): (crate::quant::Field, &Vec<u32>)| {
-        let a_row = field.items(cols);
+    let cut = |(field, items): (usize, &Vec<u32>)| {
+        let a_row = codec.items(field, piece.extent.cols.clone()).len();
         let (first, end) = (from - piece.extent.rows.start, to - piece.extent.rows.start);
         items[first * a_row..end * a_row].to_vec()
     };
-    let items = codec.fields().into_iter().zip(&piece.items).map(cut).collect();
+    let items = piece.items.iter().enumerate().map(cut).collect();
     Some(Piece { extent: crate::quant::Extent { rows: from..to, cols: piece.extent.cols.clone() }, items })
 }
 

@@ -186,7 +186,8 @@ pub async fn inspect(
                 Ok(stored) => {
                     let shape = Shape { rows: stored.rows, cols: stored.cols };
                     line.codec = Some(stored.codec.name());
-                    line.bytes_gpu = shape.packed_bytes(&*stored.codec);
+                    let sparse = stored.sparse.as_ref().map_or(0, |sparse| sparse.bytes());
+                    line.bytes_gpu = shape.packed_bytes(&*stored.codec) + sparse;
                     line.bits_per_weight = line.bytes_gpu as f64 * 8.0 / weights;
                     line.transform = transform(&stored.input);
                     let cut = split(&*stored.codec, shape, max_binding);

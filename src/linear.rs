@@ -1,12 +1,12 @@
 //! A linear layer: codec × transform × side term — the one place where they meet.
 //!
-//! `x' = T_in(x);  y = T_out(decode(W)·x') + bias + B·(A·x)`
+//! `x' = T_in(x);  y = T_out(decode(W)·x') + bias + S·x + B·(A·x)`
 //!
 //! A layer may stack several modules (q, k, v; gate, up). Stored matrices are fused into one product where codec
 //! and input transform agree; where they do not, each keeps a product of its own and writes its own columns.
 
 use crate::checkpoint::lora::Adapter;
-use crate::checkpoint::{InputTransform, OutputTransform, Slice, StoredMatrix};
+use crate::checkpoint::{InputTransform, OutputTransform, Slice, Sparse, StoredMatrix};
 use crate::device::{Device, Matrix, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::{Op, Rows, Transform};
@@ -35,7 +35,14 @@ struct Group {
     activations: Option<Activations>,
     output: Option<HadamardSide>,
     bias: Option<Tensor>,
+    sparse: Option<SparseTerm>,
     adapters: Vec<LowRank>,
+}
+
+/// `S·x`: outliers.
+struct SparseTerm {
+    offsets: Tensor,
+    entries: Tensor,
 }
 
 enum Input {
@@ -105,6 +112,23 @@ fn fusable(a: &StoredMatrix, b: &StoredMatrix) -> bool {
         && b.output == OutputTransform::None
         && a.bias.is_some() == b.bias.is_some()
         && a.rows.is_multiple_of(TILE_ROWS)
+}
+
+/// The sparse terms of matrices one below the other, if any has one.
+fn stack(members: &[StoredMatrix]) -> Option<Sparse> {
+    members.iter().find(|member| member.sparse.is_some())?;
+    let mut all = Sparse { offsets: vec![0], entries: Vec::new() };
+    for member in members {
+        let first = all.entries.len() as u32;
+        match &member.sparse {
+            Some(Sparse { offsets, entries }) => {
+                all.offsets.extend(offsets.iter().skip(1).map(|offset| first + offset));
+                all.entries.extend(entries);
+            }
+            None => all.offsets.extend(std::iter::repeat_n(first, member.rows)),
+        }
+    }
+    Some(all)
 }
 
 impl Linear {
@@ -209,19 +233,23 @@ impl Linear {
 
     /// Bytes of all weights, side terms included.
     pub fn bytes(&self) -> u64 {
-        let side = |g: &Group| g.adapters.iter().map(|l| l.a.bytes() + l.b.bytes()).sum::<u64>();
+        let words = |term: &SparseTerm| (term.offsets.cols + term.entries.cols) as u64 * 4;
+        let side = |g: &Group| {
+            let adapters: u64 = g.adapters.iter().map(|l| l.a.bytes() + l.b.bytes()).sum();
+            adapters + g.sparse.as_ref().map_or(0, words)
+        };
         self.groups.iter().map(|g| g.matrix.bytes() + side(g)).sum()
     }
 
     /// The embedding's view of the layer: its one matrix, if rows can be gathered from it.
     pub fn table(&self) -> Result<Arc<Matrix>> {
         match self.groups.as_slice() {
-            [Group { matrix, input: Input::Direct, output: None, bias: None, adapters, .. }]
-                if adapters.is_empty() =>
-            {
-                Ok(matrix.clone())
-            }
-            _ => Err(Error::unsupported("an embedding with a transform, a bias or an adapter")
+            [
+                Group {
+                    matrix, input: Input::Direct, output: None, bias: None, sparse: None, adapters, ..
+                },
+            ] if adapters.is_empty() => Ok(matrix.clone()),
+            _ => Err(Error::unsupported("an embedding with a transform, a bias or a side term")
                 .tensor("model.embed_tokens")
                 .remedy("its rows cannot be gathered")),
         }
@@ -296,6 +324,17 @@ impl Linear {
             });
             if let Some(side) = &group.output {
                 ops.push(hadamard(side, false, [mixed, wide, out], first, add));
+            }
+            if let Some(SparseTerm { offsets, entries }) = &group.sparse {
+                let (offsets, entries) = (offsets.clone(), entries.clone());
+                ops.push(Op::Sparse {
+                    rows,
+                    offsets,
+                    entries,
+                    x: x.clone(),
+                    out: out.clone(),
+                    offset: first,
+                });
             }
             let side_term = |matrix: &Arc<Matrix>, x: &Tensor, out: &Tensor, offset, add| Op::Product {
                 rows,
@@ -375,16 +414,15 @@ impl Group {
                 .remedy("load it with activations as they are"));
             }
         }
+        let sparse = match stack(&members) {
+            Some(Sparse { offsets, entries }) => Some(SparseTerm {
+                offsets: device.words("sparse offsets", &offsets)?,
+                entries: device.words("sparse entries", &entries)?,
+            }),
+            None => None,
+        };
         let bias = if bias.is_empty() { None } else { Some(device.vector("bias", &bias)?) };
-        let activations = first.activations;
-        Ok(Self {
-            first_row,
-            matrix: Arc::new(matrix),
-            input,
-            activations,
-            output,
-            bias,
-            adapters: Vec::new(),
-        })
+        let (activations, adapters) = (first.activations, Vec::new());
+        Ok(Self { first_row, matrix: Arc::new(matrix), input, activations, output, bias, sparse, adapters })
     }
 }

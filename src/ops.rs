@@ -91,6 +91,21 @@ pub enum Op {
         /// Add to what is there.
         add: bool,
     },
+    /// `out[:, offset..] += x·Sᵀ`, S sparse, in CSR.
+    Sparse {
+        /// How many rows.
+        rows: Rows,
+        /// Where the entries of each row of S begin, and where the last row's end, as u32 words `[n + 1]`.
+        offsets: Tensor,
+        /// An f16 value in the upper half, a column in the lower, of every entry.
+        entries: Tensor,
+        /// `[rows, k]`
+        x: Tensor,
+        /// `[rows, ≥ offset + n]`
+        out: Tensor,
+        /// First column of out.
+        offset: usize,
+    },
     /// `out[:, offset..] (+)= after ⊙ H(before ⊙ x)`.
     Hadamard {
         /// How many rows.
@@ -149,8 +164,10 @@ pub enum Op {
         /// `[tokens, heads · head_dim]`
         out: Tensor,
     },
-    /// `out = silu(gate) ⊙ up`.
-    SwiGlu {
+    /// `out = activation(gate) ⊙ up`.
+    Glu {
+        /// What gate goes through.
+        activation: Activation,
         /// `[tokens, gate and up]`
         x: Tensor,
         /// First column of gate.
@@ -167,6 +184,15 @@ pub enum Op {
         /// The step's words.
         step: Tensor,
     },
+}
+
+/// What the gate of a gated linear unit goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x / (1 + e⁻ˣ)`: SwiGLU.
+    Silu,
+    /// `max(x, 0)²`
+    SquaredRelu,
 }
 
 /// A Hadamard transform with its sign table where ops can reach it.
@@ -294,6 +320,10 @@ impl Op {
                 }
                 bias.as_ref().map_or(Ok(()), |b| check("bias", b, n))
             }
+            Op::Sparse { offsets, entries, out, offset, .. } => {
+                check("entries of a sparse matrix", entries, 1)?;
+                check("sparse product output", out, offset + offsets.cols.saturating_sub(1))
+            }
             Op::Hadamard { plan, x, before, after, scratch, out, offset, .. } => {
                 let n = plan.plan.n;
                 check("transform input", x, n)?;
@@ -312,7 +342,7 @@ impl Op {
                 check("qkv", qkv, heads.offsets[2] + heads.kv_heads * heads.head_dim)
             }
             Op::Attention { heads, out, .. } => check("attention output", out, heads.heads * heads.head_dim),
-            Op::SwiGlu { x, gate, up, out } => check("gate and up", x, gate.max(up) + out.cols),
+            Op::Glu { x, gate, up, out, .. } => check("gate and up", x, gate.max(up) + out.cols),
             Op::Argmax { .. } => Ok(()),
         }
     }
@@ -325,11 +355,12 @@ impl Op {
             Op::Outliers { .. } => "outliers",
             Op::Quantize { .. } => "quantize",
             Op::Product { .. } => "product",
+            Op::Sparse { .. } => "sparse",
             Op::Hadamard { .. } => "hadamard",
             Op::Scale { .. } => "scale",
             Op::Rope { .. } => "rope",
             Op::Attention { .. } => "attention",
-            Op::SwiGlu { .. } => "swiglu",
+            Op::Glu { .. } => "glu",
             Op::Argmax { .. } => "argmax",
         }
     }

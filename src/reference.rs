@@ -3,7 +3,8 @@
 
 use crate::device::{Matrix, Tensor};
 use crate::error::{Error, Result};
-use crate::ops::{Cache, Heads, Op, STEP_HEADER, Step};
+use crate::ops::{Activation, Cache, Heads, Op, STEP_HEADER, Step};
+use crate::quant::Kind;
 use crate::quant::activations::{ActivationCode, Activations, e4m3_value, int8_code};
 
 /// What an argmax gives where there is a NaN.
@@ -91,6 +92,20 @@ fn run_op(op: &Op, step_tensor: &Tensor, step: &Step) -> Result<()> {
             let values = product(matrix, &rows(x, count), x.cols, permutation.as_deref(), bias.as_deref())?;
             store(out, *offset, matrix.shape.rows, &values, *add);
         }
+        Op::Sparse { rows: which, offsets, entries, x, out, offset } => {
+            let (offsets, entries) = (offsets.cpu().clone(), entries.cpu().clone());
+            let product = |x: &[f32]| -> Vec<f32> {
+                let row = |bounds: &[u32]| {
+                    let entries = &entries[bounds[0] as usize..bounds[1] as usize];
+                    let term = |e: &u32| Kind::F16.value(e >> 16) * f64::from(x[(e & 0xffff) as usize]);
+                    entries.iter().map(term).sum::<f64>() as f32
+                };
+                offsets.windows(2).map(row).collect()
+            };
+            let values: Vec<f32> =
+                rows(x, step.rows(*which)).chunks_exact(x.cols).flat_map(product).collect();
+            store(out, *offset, offsets.len() - 1, &values, true);
+        }
         Op::Hadamard { rows: which, plan, x, before, after, out, offset, add, .. } => {
             let n = plan.plan.n;
             let (before, after) = (before.as_ref().map(vector), after.as_ref().map(vector));
@@ -140,11 +155,15 @@ fn run_op(op: &Op, step_tensor: &Tensor, step: &Step) -> Result<()> {
             }
             store(out, 0, heads.heads * heads.head_dim, &values, false);
         }
-        Op::SwiGlu { x, gate, up, out } => {
+        Op::Glu { activation, x, gate, up, out } => {
             let width = out.cols;
+            let activated = |g: f32| match activation {
+                Activation::Silu => g / (1.0 + (-g).exp()),
+                Activation::SquaredRelu => g.max(0.0) * g.max(0.0),
+            };
             let glu = |row: &[f32]| -> Vec<f32> {
                 let pair = row[*gate..gate + width].iter().zip(&row[*up..up + width]);
-                pair.map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect()
+                pair.map(|(&g, u)| activated(g) * u).collect()
             };
             let values: Vec<f32> = rows(x, step.count()).chunks_exact(x.cols).flat_map(glu).collect();
             store(out, 0, width, &values, false);

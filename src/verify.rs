@@ -4,7 +4,7 @@ use crate::device::{Device, Matrix, Tensor};
 use crate::error::{Error, Result};
 use crate::gpu::Context;
 use crate::gpu::kernels::HEAD_DIMS;
-use crate::ops::{Cache, Heads, Op, Rows, STEP_HEADER, Step, Tokens, Transform, int8_words};
+use crate::ops::{Activation, Cache, Heads, Op, Rows, STEP_HEADER, Step, Tokens, Transform, int8_words};
 use crate::quant::activations::{ActivationScale, Activations};
 use crate::quant::hadamard::{Plan, sizes};
 use crate::quant::{CODECS, Codec, Kind, Shape, WHOLE_ROW};
@@ -92,8 +92,8 @@ impl Bench {
     /// A twin matrix of random items.
     fn matrix(&mut self, codec: &Arc<dyn Codec>, shape: Shape) -> Result<[Arc<Matrix>; 2]> {
         let mut items = Vec::new();
-        for field in codec.fields() {
-            let count = shape.rows * field.items(shape.cols);
+        for (i, field) in codec.fields().iter().enumerate() {
+            let count = shape.rows * codec.items(i, 0..shape.cols).len();
             items.push((0..count).map(|_| random_item(&mut self.rng, field.kind)).collect::<Vec<u32>>());
         }
         let make =
@@ -292,6 +292,35 @@ async fn product_int8(bench: &mut Bench, codec: &Arc<dyn Codec>, tokens: usize, 
     Ok(worst)
 }
 
+/// Rows with no entries, with one and with many; columns that come twice.
+async fn sparse(bench: &mut Bench) -> Result<f64> {
+    let mut worst = 0f64;
+    for (tokens, (rows, cols)) in [1, 2, 5].into_iter().zip(shapes(&mut bench.rng)) {
+        let (mut offsets, mut entries) = (vec![0], Vec::new());
+        for row in 0..rows {
+            for _ in 0..row % 5 {
+                let value = random_item(&mut bench.rng, Kind::F16);
+                entries.push(value << 16 | bench.rng.random_range(0..cols as u32));
+            }
+            offsets.push(entries.len() as u32);
+        }
+        let offset = bench.rng.random_range(0..8);
+        let (x, out) = (bench.random(tokens, cols)?, bench.random(tokens, rows + offset + 1)?);
+        let offsets = bench.twin(1, offsets.len(), &offsets)?;
+        let entries = bench.twin(1, entries.len(), &entries)?;
+        let build = |half: &dyn Fn(&Twin) -> Tensor, _: Side| Op::Sparse {
+            rows: Rows::Tokens,
+            offsets: half(&offsets),
+            entries: half(&entries),
+            x: half(&x),
+            out: half(&out),
+            offset,
+        };
+        worst = worst.max(bench.compare(&step(0, tokens, |_| 0), tokens, &out, &build).await?);
+    }
+    Ok(worst)
+}
+
 async fn rms_norm(bench: &mut Bench) -> Result<f64> {
     let mut worst = 0f64;
     let cols = bench.rng.random_range(5..2000);
@@ -445,7 +474,7 @@ async fn rope(bench: &mut Bench, f16: bool, normed: bool) -> Result<f64> {
     Ok(worst)
 }
 
-async fn swiglu(bench: &mut Bench) -> Result<f64> {
+async fn glu(bench: &mut Bench, activation: Activation) -> Result<f64> {
     let mut worst = 0f64;
     let width = 4 * bench.rng.random_range(2..200);
     for (tokens, width) in [(1, 4), (3, width)] {
@@ -457,7 +486,8 @@ async fn swiglu(bench: &mut Bench) -> Result<f64> {
         }
         let x = bench.twin(tokens, 2 * width, bytemuck::cast_slice(&values))?;
         let out = bench.twin(tokens, width, &[])?;
-        let build = |half: &dyn Fn(&Twin) -> Tensor, _: Side| Op::SwiGlu {
+        let build = |half: &dyn Fn(&Twin) -> Tensor, _: Side| Op::Glu {
+            activation,
             x: half(&x),
             gate: width,
             up: 0,
@@ -611,7 +641,10 @@ pub async fn verify_only(
     }
     run.case("rms_norm", "", TOLERANCE_F32, async |b| rms_norm(b).await).await?;
     run.case("scale", "", TOLERANCE_F32, async |b| scale(b).await).await?;
-    run.case("swiglu", "", TOLERANCE_F32, async |b| swiglu(b).await).await?;
+    run.case("sparse", "", TOLERANCE_F32, async |b| sparse(b).await).await?;
+    for (activation, name) in [(Activation::Silu, "SiLU"), (Activation::SquaredRelu, "squared ReLU")] {
+        run.case("glu", name, TOLERANCE_F32, async |b| glu(b, activation).await).await?;
+    }
     run.case("argmax", "", 0.0, async |b| argmax(b).await).await?;
     Ok(run.outcomes)
 }

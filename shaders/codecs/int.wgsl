@@ -14,16 +14,19 @@ struct Affine {
 
 fn prepare(lane: u32, lanes: u32) {}
 
+// A number of the scales' format: item `index` of the section at word `first`.
+fn group_number(first: u32, index: u32) -> f32 {
+    if (SCALE_FORMAT == 0u) {
+        return bitcast<f32>(groups[first + index]);
+    }
+    return number16(groups[first + index / 2u], index, SCALE_FORMAT);
+}
+
 // Of the group that columns 8i .. 8i + 7 belong to; past the last column of the last group.
 fn affine(row: u32, i: u32) -> Affine {
     let runs = (P.cols + 7u) / 8u;
     let index = cell_index(row, min(i, runs - 1u) / GROUP_RUNS, (runs + GROUP_RUNS - 1u) / GROUP_RUNS);
-    var scale: f32;
-    if (SCALE_FORMAT == 0u) {
-        scale = bitcast<f32>(groups[P.sections.y + index]);
-    } else {
-        scale = number16(groups[P.sections.y + index / 2u], index, SCALE_FORMAT);
-    }
+    var scale = group_number(P.sections.y, index);
     if (DIVISOR > 1u) {
         scale /= f32(DIVISOR);
     }
@@ -33,10 +36,10 @@ fn affine(row: u32, i: u32) -> Affine {
         return Affine(scale, f32(zero), 0.0);
     }
     if (OFFSET == 2u) {
-        if (SCALE_FORMAT == 0u) {
-            return Affine(scale, 0.0, bitcast<f32>(groups[P.sections.z + index]));
-        }
-        return Affine(scale, 0.0, number16(groups[P.sections.z + index / 2u], index, SCALE_FORMAT));
+        return Affine(scale, 0.0, group_number(P.sections.z, index));
+    }
+    if (OFFSET == 3u) {
+        return Affine(scale, group_number(P.sections.z, index), 0.0);
     }
     return Affine(scale, f32(ZERO), 0.0);
 }
@@ -71,9 +74,12 @@ fn codes8(row: u32, i: u32) -> vec2<u32> {
     } else if (LOW_BITS == 4u) {
         let word = codes[cell_index(row, i / 4u, P.units)][i & 3u];
         q = vec2(word, word >> 4u) & vec2(0x0f0f0f0fu);
-    } else {
+    } else if (LOW_BITS == 2u) {
         let word = codes[cell_index(row, i / 8u, (P.cols + 63u) / 64u)][(i >> 1u) & 3u] >> (4u * (i & 1u));
         q = vec2(word, word >> 2u) & vec2(0x03030303u);
+    } else {
+        let word = codes[cell_index(row, i / 16u, (P.cols + 127u) / 128u)][(i >> 2u) & 3u] >> (2u * (i & 3u));
+        q = vec2(word, word >> 1u) & vec2(0x01010101u);
     }
     if (HIGH_BITS > 0u) {
         q |= high8(row, i);

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::model::{ModelConfig, architecture};
 use crate::quant::e8p::E8p12;
 use crate::quant::int::{Int, Offset};
-use crate::quant::lookup::{Absmax, Lookup, NF4, Nested};
+use crate::quant::lookup::{Lookup, NF4, Nested, Scales};
 use crate::quant::plain::Plain;
 use crate::quant::{
     CODECS, Codec, Extent, Field, Kind, Packed, Piece, Shape, TILE_ROWS, Tiles, WHOLE_ROW, hadamard,
@@ -62,7 +62,7 @@ pub static SCHEMES: &[Scheme] = &[
     Scheme { name: "int8", about: "int8, one scale a row", extent: Reach::Layers,
         codec: |_| Ok(Int::new(8, WHOLE_ROW, Kind::F32, Offset::Symmetric(128))?) },
     Scheme { name: "nf4", about: "bitsandbytes NF4, blocks of 64", extent: Reach::Layers,
-        codec: |_| Ok(Lookup::new("nf4", NF4, 64, Absmax::Float(Kind::F32))?) },
+        codec: |_| Ok(Lookup::new("nf4", NF4, 64, Scales::Float(Kind::F32))?) },
     Scheme { name: "nf4-dq", about: "NF4 with double quantization (QLoRA)", extent: Reach::Layers,
         codec: double_nf4 },
     Scheme { name: "e8p12", about: "QuIP#: 2 bits, Hadamard transforms on both sides", extent: Reach::Incoherent,
@@ -81,12 +81,13 @@ fn double_nf4(shape: Shape) -> Result<Arc<dyn Codec>> {
     let blocks = shape.rows * shape.cols.div_ceil(64);
     let absmax = (0..blocks.div_ceil(256)).map(|i| scale * (0.2 + (i % 7) as f32 / 64.0)).collect();
     let nested = Nested { map, absmax, offset: scale, block: 256 };
-    Ok(Lookup::new("nf4", NF4, 64, Absmax::Nested(vec![(shape.rows, nested)]))?)
+    Ok(Lookup::new("nf4", NF4, 64, Scales::Nested(vec![(shape.rows, nested)]))?)
 }
 
 /// Members of the codec families that can be had for any matrix: tables that belong to one matrix cannot.
 fn samples() -> impl Iterator<Item = Arc<dyn Codec>> {
-    CODECS.iter().flat_map(|family| (family.samples)()).filter(|codec| !codec.name().contains("double"))
+    let tied = |name: &str| ["double", "factor", "mixed"].iter().any(|mark| name.contains(mark));
+    CODECS.iter().flat_map(|family| (family.samples)()).filter(move |codec| !tied(&codec.name()))
 }
 
 fn spelled(codec: &Arc<dyn Codec>) -> String {
@@ -185,8 +186,10 @@ impl RandomModel {
             codec,
             input,
             output,
+            activations: None,
             slices,
             bias: None,
+            sparse: None,
             data,
             disk_bytes,
             format: "random",
@@ -302,6 +305,13 @@ fn item(kind: Kind, value: f32) -> u32 {
         Kind::F16 => half::f16::from_f32(value).to_bits().into(),
         Kind::Bf16 => half::bf16::from_f32(value).to_bits().into(),
         Kind::F32 | Kind::Code(_) => value.to_bits(),
+        // Eight bits: rounded towards zero, which random weights can bear.
+        Kind::E5m2 => u32::from(half::f16::from_f32(value).to_bits()) >> 8,
+        Kind::E4m3 => {
+            let magnitude = (value.abs() * 2f32.powi(-8)).clamp(0.0, 1.0); // exponents start 8 lower than f16's
+            u32::from(half::f16::from_f32(magnitude).to_bits()) >> 7 & 0x7f | u32::from(value < 0.0) << 7
+        }
+        Kind::E8m0 => (value.abs().max(f32::MIN_POSITIVE).log2().round() as i32 + 127).clamp(0, 254) as u32,
     }
 }
 

@@ -35,6 +35,18 @@ pub async fn rows(matrix: &StoredMatrix, mut each: impl FnMut(usize, &[f32]) -> 
         for r in 0..band.len() {
             packed.decode_row(r, &mut row);
             let exact = match (&matrix.input, &input) {
+                (order, _) if matrix.sparse.is_some() => {
+                    // Outliers are added before the one rounding.
+                    let mut wide = vec![0f64; cols];
+                    packed.codec.exact_row(&packed, r, &mut wide);
+                    if let InputTransform::Permute(order) = order {
+                        let permuted = wide.clone();
+                        order.iter().zip(permuted).for_each(|(&k, w)| wide[k as usize] = w);
+                    }
+                    let entries = matrix.sparse.iter().flat_map(|sparse| sparse.row(first + r));
+                    entries.for_each(|(k, value)| wide[k] += value);
+                    Some(wide)
+                }
                 (InputTransform::Permute(order), _) => {
                     // x'[k] = x[order[k]]
                     order.iter().zip(&row).for_each(|(&k, &w)| out[k as usize] = w);

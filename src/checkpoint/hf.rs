@@ -8,6 +8,7 @@ use super::safetensors;
 use super::tensor::Tensors;
 use crate::error::{Error, Result};
 use crate::model::{ARCHITECTURES, ModelConfig, Rope, RopeScaling};
+use crate::ops::Activation;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
@@ -109,7 +110,7 @@ impl<'a> Keys<'a> {
 pub fn parse_config(config: &[u8], generation: Option<&[u8]>) -> Result<ModelConfig> {
     let config = parse_json(config, "config.json")?;
     let generation = generation.map(|bytes| parse_json(bytes, "generation_config.json")).transpose()?;
-    model_config(&config, generation.as_ref())
+    model_config(&config, generation.as_ref(), "config.json")
 }
 
 fn architecture(keys: &Keys) -> Result<&'static str> {
@@ -131,13 +132,18 @@ fn architecture(keys: &Keys) -> Result<&'static str> {
     }
 }
 
-/// The hyper-parameters of a parsed `config.json`.
-pub(crate) fn model_config(config: &Value, generation: Option<&Value>) -> Result<ModelConfig> {
-    let keys = Keys::new(config, "config.json");
+/// The hyper-parameters of a parsed `config.json`, or of what `file` has of its keys.
+pub(crate) fn model_config(config: &Value, generation: Option<&Value>, file: &str) -> Result<ModelConfig> {
+    let keys = Keys::new(config, file);
     let architecture = architecture(&keys)?;
-    if let Some(act) = keys.text("hidden_act")?.filter(|&act| act != "silu" && act != "swish") {
+    let known = ARCHITECTURES.iter().find(|a| a.name == architecture);
+    let acts: &[&str] = match known.map(|a| a.activation) {
+        Some(Activation::SquaredRelu) => &["relu2"],
+        _ => &["silu", "swish"],
+    };
+    if let Some(act) = keys.text("hidden_act")?.filter(|act| !acts.contains(act)) {
         let error = Error::unsupported(format!("hidden_act {act}")).file(keys.file);
-        return Err(error.expected("silu"));
+        return Err(error.expected(acts.join(" or ")));
     }
     let hidden = keys.require("hidden_size")?;
     let layers = keys.require("num_hidden_layers")?;
@@ -289,19 +295,25 @@ const SINGLE: &str = "model.safetensors";
 
 /// The safetensors files that hold the model.
 async fn weight_files(files: &Files) -> Result<Vec<String>> {
+    let weights = |name: &&String| name.ends_with(".safetensors") && !name.starts_with("adapter_model");
+    let names: Vec<String> = files.keys().filter(weights).cloned().collect();
     if let Some(index) = json(files, INDEX).await? {
         let shards = shards(&index)?;
+        let here = |shard: &String| files.contains_key(shard);
         // An index that was copied along with the configuration of the unquantized model names files that are
-        // not there.
-        if !files.contains_key(SINGLE) || shards.iter().all(|shard| files.contains_key(shard)) {
+        // not there: beside a single file, or beside those of another name (EXL2's `output.safetensors`).
+        let stale = if files.contains_key(SINGLE) {
+            !shards.iter().all(here)
+        } else {
+            !shards.iter().any(here) && !names.is_empty()
+        };
+        if !stale {
             return Ok(shards.into_iter().collect());
         }
     }
     if files.contains_key(SINGLE) {
         return Ok(vec![SINGLE.to_string()]);
     }
-    let other = |name: &&String| name.ends_with(".safetensors") && !name.starts_with("adapter_model");
-    let names: Vec<String> = files.keys().filter(other).cloned().collect();
     if names.is_empty() {
         let found: Vec<&str> = files.keys().map(String::as_str).take(20).collect();
         return Err(Error::missing("no .safetensors file")

@@ -1,13 +1,13 @@
 //! Readers: on-disk layout → codes, scales, transforms, side terms. Pure Rust on bytes, nothing of the GPU.
 //!
 //! [`Checkpoint`] is what the layers above see: a configuration, matrices by their Hugging Face module names,
-//! vectors, a tokenizer. A GGUF file answers to the same names. Two containers ([`safetensors`], [`gguf`]) give a
+//! vectors, a tokenizer. A GGUF file answers to the same names. Containers ([`safetensors`], [`gguf`], [`mlc`]) give a
 //! directory of tensors; [`READERS`] are told apart by the tensors that a module has.
 
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 use crate::quant::activations::Activations;
-use crate::quant::{Codec, Extent, Piece, Tiles};
+use crate::quant::{Codec, Extent, Kind, Piece, Tiles};
 use reader::supported;
 use serde_json::Value;
 use source::Source;
@@ -20,9 +20,11 @@ use std::sync::Arc;
 mod affine;
 pub mod autoround;
 pub mod awq;
+pub mod bitnet;
 pub mod bitsandbytes;
 pub mod compressed_tensors;
 pub mod decode;
+pub mod exl2;
 pub mod fp4;
 pub mod fp8;
 pub mod ggml;
@@ -31,12 +33,15 @@ pub mod gguf;
 pub mod gguf_model;
 pub mod gptq;
 pub mod hf;
+pub mod hqq;
 pub mod lora;
+pub mod mlc;
 pub mod plain;
 pub mod quip;
 mod reader;
 pub mod safetensors;
 pub mod source;
+pub mod spqr;
 pub mod tensor;
 pub mod torch_int;
 
@@ -61,16 +66,41 @@ pub struct StoredMatrix {
     pub output: OutputTransform,
     /// How the format means x to be quantized before the product; done only where it is asked for.
     pub activations: Option<Activations>,
-    /// The modules that the rows belong to, in row order; one, unless the checkpoint itself is fused (QuIP#).
+    /// The modules that the rows belong to, in row order; one, unless the checkpoint itself is fused (QuIP#, MLC).
     pub slices: Vec<Slice>,
     /// Added to y, `[rows]`.
     pub bias: Option<Vec<f32>>,
+    /// A sparse matrix whose product with x is added to y: outliers.
+    pub sparse: Option<Sparse>,
     /// The bytes.
     pub data: Arc<dyn PieceSource>,
     /// Bytes on disk, scales, permutations and tables included.
     pub disk_bytes: u64,
     /// The format that it was read from, as `inspect` prints it: `GPTQ`, `Q4_0` …
     pub format: &'static str,
+}
+
+/// A sparse matrix in CSR, its columns in the order of x.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sparse {
+    /// Where the entries of each row begin, and where the last row's end: `[rows + 1]`.
+    pub offsets: Vec<u32>,
+    /// An f16 value in the upper half, a column in the lower.
+    pub entries: Vec<u32>,
+}
+
+impl Sparse {
+    /// Columns and values of a row.
+    pub fn row(&self, row: usize) -> impl Iterator<Item = (usize, f64)> + '_ {
+        let entries = self.offsets[row] as usize..self.offsets[row + 1] as usize;
+        let value = |entry: &u32| ((entry & 0xffff) as usize, Kind::F16.value(entry >> 16));
+        self.entries[entries].iter().map(value)
+    }
+
+    /// Bytes in GPU memory.
+    pub fn bytes(&self) -> u64 {
+        (self.offsets.len() + self.entries.len()) as u64 * 4
+    }
 }
 
 /// Named rows of a matrix.
@@ -185,9 +215,13 @@ impl Weights for Checkpoint {
 /// The files of a folder by name.
 pub type Files = BTreeMap<String, Arc<dyn Source>>;
 
-/// Modules that some checkpoints store as one, rows in this order: QuIP#'s.
-const FUSED: &[(&str, &[&str])] =
-    &[("qkv_proj", &["q_proj", "k_proj", "v_proj"]), ("upgate_proj", &["up_proj", "gate_proj"])];
+/// Modules that some checkpoints store as one, rows in this order: QuIP#'s and MLC's.
+const FUSED: &[(&str, &[&str])] = &[
+    ("qkv_proj", &["q_proj", "k_proj", "v_proj"]),
+    ("c_attn", &["q_proj", "k_proj", "v_proj"]),
+    ("upgate_proj", &["up_proj", "gate_proj"]),
+    ("gate_up_proj", &["gate_proj", "up_proj"]),
+];
 
 /// `[out, in]` of a module of the model; `None` if it has no module of that name.
 pub fn module_shape(config: &ModelConfig, name: &str) -> Option<(usize, usize)> {
@@ -320,6 +354,9 @@ impl Checkpoint {
                 safetensors::tensors(file).await?; // complains about this file before it misses others
             }
         }
+        if files.contains_key(mlc::CONFIG) && !files.keys().any(|name| name.ends_with(".safetensors")) {
+            return Self::from_mlc(files).await;
+        }
         let mut ggufs = files.iter().filter(|(name, _)| name.ends_with(".gguf"));
         match (files.contains_key("config.json"), ggufs.next(), ggufs.next()) {
             (false, Some((_, source)), None) => Self::from_gguf(source.clone()).await,
@@ -338,13 +375,23 @@ impl Checkpoint {
         let quantization = quantization(&json, gptq, awq);
         check_method(&quantization)?;
         let generation = hf::json(&files, "generation_config.json").await?;
-        let mut config = hf::model_config(&json, generation.as_ref())?;
+        let mut config = hf::model_config(&json, generation.as_ref(), "config.json")?;
         let tensors = hf::tensors(&files, only).await?;
         // A quantized head beside an embedding is a matrix of its own, whatever the configuration says of ties.
         let own_head = tensors.under(HEAD).any(|t| t.name != "lm_head.weight");
         config.tied &= !(own_head && tensors.under(EMBEDDING).next().is_some());
         let name = only.unwrap_or("model").to_string();
         Ok(Self { name, config, tensors, quantization, metadata: None, files })
+    }
+
+    /// Opens a folder of MLC-LLM.
+    async fn from_mlc(files: Files) -> Result<Self> {
+        let chat = hf::json(&files, mlc::CONFIG).await?.unwrap_or_default();
+        let (json, quantization) = mlc::config(&chat)?;
+        let generation = hf::json(&files, "generation_config.json").await?;
+        let config = hf::model_config(&json, generation.as_ref(), mlc::CONFIG)?;
+        let tensors = mlc::tensors(&files).await?;
+        Ok(Self { name: "model".into(), config, tensors, quantization, metadata: None, files })
     }
 
     /// The file or folder that it was opened from.
@@ -608,7 +655,8 @@ fn no_config(files: &Files) -> Error {
     if files.contains_key("mlc-chat-config.json") {
         return Error::unsupported("unsupported format MLC").remedy(supported());
     }
-    Error::missing("missing file config.json").remedy("a model is a Hugging Face folder or a .gguf file")
+    Error::missing("missing file config.json")
+        .remedy("a model is a Hugging Face or MLC folder, or a .gguf file")
 }
 
 /// Whether a file begins like a GGUF file.
@@ -625,7 +673,7 @@ pub(crate) fn folder(path: &std::path::Path) -> Result<Files> {
         let entry = entry.map_err(io)?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let wanted = [".json", ".safetensors", ".gguf", ".jinja"].iter().any(|end| name.ends_with(end));
-        if wanted && entry.path().is_file() {
+        if (wanted || name.starts_with(mlc::SHARD)) && entry.path().is_file() {
             files.insert(name, source::MappedFile::open(&entry.path())?);
         }
     }

@@ -2,8 +2,8 @@
 
 use super::tensor::{RowOrder, TensorInfo, Tensors};
 use super::{
-    BoxFuture, InputTransform, OutputTransform, PieceSource, Slice, StoredMatrix, autoround, awq,
-    bitsandbytes, compressed_tensors, fp4, fp8, ggml, gptq, plain, quip, torch_int,
+    BoxFuture, InputTransform, OutputTransform, PieceSource, Slice, StoredMatrix, autoround, awq, bitnet,
+    bitsandbytes, compressed_tensors, exl2, fp4, fp8, ggml, gptq, hqq, mlc, plain, quip, spqr, torch_int,
 };
 use crate::error::{Error, Result};
 use crate::quant::Codec;
@@ -39,6 +39,11 @@ pub static READERS: &[&Reader] = &[
     &fp8::READER,
     &fp4::READER,
     &compressed_tensors::READER,
+    &exl2::READER,
+    &hqq::READER,
+    &mlc::READER,
+    &spqr::READER,
+    &bitnet::READER,
     &bitsandbytes::READER,
     &torch_int::READER,
     &quip::READER,
@@ -153,6 +158,7 @@ impl<'a> Module<'a> {
             activations: None,
             slices: self.slices.clone(),
             bias,
+            sparse: None,
             data,
             disk_bytes: self.tensors.under(self.name).map(TensorInfo::bytes).sum(),
             format: (reader.format)(self),

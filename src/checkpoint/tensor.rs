@@ -178,6 +178,21 @@ pub(crate) fn words64(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
     bytes.chunks_exact(8).map(|b| u64::from_le_bytes(word(b, 0)))
 }
 
+/// The first `count` codes of a stream of 32-bit words.
+pub(crate) fn unpack(mut words: impl Iterator<Item = u32>, bits: usize, count: usize, codes: &mut Vec<u32>) {
+    let mask = (1 << bits) - 1;
+    let (mut window, mut filled) = (0u64, 0);
+    for _ in 0..count {
+        if filled < bits {
+            window |= u64::from(words.next().unwrap_or(0)) << filled;
+            filled += 32;
+        }
+        codes.push(window as u32 & mask);
+        window >>= bits;
+        filled -= bits;
+    }
+}
+
 impl TensorInfo {
     /// Bytes on disk.
     pub fn bytes(&self) -> u64 {
@@ -377,6 +392,58 @@ pub(crate) fn lcm(a: usize, b: usize) -> usize {
         (x, y) = (y, x % y);
     }
     a / x.max(1) * b
+}
+
+/// Codes packed by slices: the codes of a word are `step` apart in the flattened matrix. HQQ has the first slice in
+/// the highest bits, BitNet in the lowest.
+#[derive(Debug, Clone)]
+pub(crate) struct Slices {
+    /// The words.
+    pub(crate) tensor: TensorInfo,
+    /// Bytes of a word: 1 or 4.
+    pub(crate) word: usize,
+    /// Bits of a code.
+    pub(crate) bits: usize,
+    /// Codes of a word.
+    pub(crate) count: usize,
+    /// Codes of a slice: how many words there are.
+    pub(crate) step: usize,
+    /// Whether the first slice is in the highest bits.
+    pub(crate) high_first: bool,
+}
+
+impl Slices {
+    /// The codes of a rectangle of a matrix of `width` columns, row-major.
+    pub(crate) async fn read(&self, width: usize, extent: &Extent) -> Result<Vec<u32>> {
+        let (rows, cols) = (&extent.rows, &extent.cols);
+        let mut codes = Vec::with_capacity(rows.len() * cols.len());
+        if *cols == (0..width) {
+            self.run(rows.start * width..rows.end * width, &mut codes).await?;
+        } else {
+            for row in rows.clone() {
+                self.run(row * width + cols.start..row * width + cols.end, &mut codes).await?;
+            }
+        }
+        Ok(codes)
+    }
+
+    /// Appends codes `range` of the flattened matrix.
+    async fn run(&self, mut range: Range<usize>, codes: &mut Vec<u32>) -> Result<()> {
+        let mask = (1 << self.bits) - 1;
+        while !range.is_empty() {
+            let (slice, first) = (range.start / self.step, range.start % self.step);
+            let count = range.len().min(self.step - first);
+            let shift = self.bits * if self.high_first { self.count - 1 - slice } else { slice };
+            let at = |word: usize| word as u64 * self.word as u64;
+            let bytes = self.tensor.read(at(first)..at(first + count)).await?;
+            match self.word {
+                1 => codes.extend(bytes.iter().map(|&b| u32::from(b) >> shift & mask)),
+                _ => codes.extend(words32(&bytes).map(|word| word >> shift & mask)),
+            }
+            range.start += count;
+        }
+        Ok(())
+    }
 }
 
 /// Along which axis the bytes of a matrix are contiguous.

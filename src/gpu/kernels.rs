@@ -4,7 +4,7 @@ use super::context::Capabilities;
 use super::link::{Constant, Module};
 use crate::device::{Part, Tensor};
 use crate::error::Result;
-use crate::ops::{Op, Rows, Transform};
+use crate::ops::{Activation, Op, Rows, Transform};
 use crate::quant::activations::{ActivationCode, ActivationScale};
 use crate::quant::{CODECS, Codec, Shape, UNIT, hadamard};
 
@@ -194,6 +194,13 @@ fn int8_variant(capabilities: &Capabilities, capacity: usize) -> (u32, u32) {
     (if capacity < MATMUL_FROM { 1 } else { 8 }, if capabilities.software { 1 } else { 8 })
 }
 
+/// Products with a sparse matrix.
+pub(crate) fn sparse_module() -> Module {
+    let mut module = module("sparse", "kernels/sparse.wgsl");
+    module.parts.push("lib/product.wgsl");
+    module
+}
+
 /// Row gathers with `codec`.
 pub(crate) fn gather_module(codec: &dyn Codec) -> Module {
     let mut module = codec_module("gather", codec);
@@ -264,9 +271,12 @@ pub(crate) fn scale_module() -> Module {
     module("scale", "kernels/scale.wgsl")
 }
 
-/// SiLU(gate)·up.
-pub(crate) fn swiglu_module() -> Module {
-    module("swiglu", "kernels/swiglu.wgsl")
+/// activation(gate)·up.
+pub(crate) fn glu_module(activation: Activation) -> Module {
+    let squared = activation == Activation::SquaredRelu;
+    let mut module = module(if squared { "glu, squared ReLU" } else { "glu" }, "kernels/glu.wgsl");
+    module.constants.push(("SQUARED_RELU", squared.into()));
+    module
 }
 
 /// The largest logit.
@@ -431,6 +441,18 @@ pub(crate) fn lower<'a>(
                 });
             }
         }
+        Op::Sparse { rows, offsets, entries, x, out, offset } => {
+            let n = offsets.cols - 1;
+            let sizes = [n, n, x.cols, x.cols.div_ceil(UNIT), x.cols / 4, out.cols, *offset];
+            let mut params: Vec<u32> = sizes.map(|size| size as u32).to_vec();
+            params.resize(12, 0);
+            all.push(Lowered {
+                module: sparse_module(),
+                buffers: vec![(0, offsets.gpu()?), (1, entries.gpu()?), (4, x.gpu()?), (5, out.gpu()?)],
+                params,
+                grid: Grid::each(n.div_ceil(64), *rows),
+            });
+        }
         Op::Hadamard { rows, plan, x, before, after, scratch, out, offset, add } => {
             let Transform { plan, signs } = &**plan;
             let strides = |x: &Tensor, out: &Tensor, offset: usize, scale: f32| {
@@ -520,8 +542,8 @@ pub(crate) fn lower<'a>(
             ],
             grid: Grid::each(heads.heads, Rows::Tokens),
         }),
-        Op::SwiGlu { x, gate, up, out } => all.push(Lowered {
-            module: swiglu_module(),
+        Op::Glu { activation, x, gate, up, out } => all.push(Lowered {
+            module: glu_module(*activation),
             buffers: vec![(4, x.gpu()?), (5, out.gpu()?)],
             params: vec![out.cols as u32, x.cols as u32, *gate as u32, *up as u32],
             grid: Grid::each(out.cols.div_ceil(64), Rows::Tokens),
@@ -603,7 +625,9 @@ fn modules(every_slot: bool) -> Vec<Module> {
         add(format!(" {rows:?}"), outliers_module(rows));
     }
     add(String::new(), scale_module());
-    add(String::new(), swiglu_module());
+    add(String::new(), sparse_module());
+    add(String::new(), glu_module(Activation::Silu));
+    add(String::new(), glu_module(Activation::SquaredRelu));
     add(String::new(), argmax_module());
     let signed = |slot: bool, name: &str| if slot { name.to_owned() } else { String::new() };
     for bits in 0..8u32 {

@@ -25,14 +25,17 @@ macro_rules! parts {
 }
 
 parts![
+    "codecs/bilevel.wgsl",
     "codecs/e8p12.wgsl",
     "codecs/plain.wgsl",
     "codecs/fp8.wgsl",
     "codecs/int.wgsl",
     "codecs/lookup.wgsl",
+    "codecs/mixed.wgsl",
     "kernels/argmax.wgsl",
     "kernels/attention.wgsl",
     "kernels/gather.wgsl",
+    "kernels/glu.wgsl",
     "kernels/hadamard_butterfly.wgsl",
     "kernels/hadamard_mix.wgsl",
     "kernels/matmul.wgsl",
@@ -44,7 +47,7 @@ parts![
     "kernels/rms_norm.wgsl",
     "kernels/rope.wgsl",
     "kernels/scale.wgsl",
-    "kernels/swiglu.wgsl",
+    "kernels/sparse.wgsl",
     "lib/cache_f16.wgsl",
     "lib/cache_f32.wgsl",
     "lib/product.wgsl",
@@ -185,13 +188,13 @@ mod tests {
     fn a_line_is_traced_to_its_file() {
         let module = Module {
             constants: vec![("A", 1.into()), ("B", true.into())],
-            parts: vec!["kernels/swiglu.wgsl", "kernels/argmax.wgsl"],
+            parts: vec!["kernels/glu.wgsl", "kernels/argmax.wgsl"],
             ..Module::default()
         };
         let source = link(&module, Dialect::Native, &BTreeMap::new());
         assert_eq!(source.locate(1), "header:1");
-        assert_eq!(source.locate(3), "kernels/swiglu.wgsl:1");
-        let lines = part("kernels/swiglu.wgsl").text.lines().count();
+        assert_eq!(source.locate(3), "kernels/glu.wgsl:1");
+        let lines = part("kernels/glu.wgsl").text.lines().count();
         assert_eq!(source.locate(3 + lines), "kernels/argmax.wgsl:1");
         let wanted = part("kernels/argmax.wgsl").text.lines().nth(4);
         assert_eq!(source.text.lines().nth(2 + lines + 4), wanted);

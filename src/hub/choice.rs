@@ -18,6 +18,9 @@ const SMALL: &[&str] = &[
     "chat_template.jinja",
     "quantize_config.json",
     "adapter_config.json",
+    "mlc-chat-config.json",
+    "ndarray-cache.json",
+    "tensor-cache.json",
 ];
 
 /// What `hf:…` names.
@@ -115,9 +118,13 @@ pub fn choose(source: &Source, names: &[String], index: Option<&[u8]>) -> Result
         return Ok(Choice { files, open: Some(file.clone()) });
     }
     if has("config.json") || has("adapter_config.json") {
-        let weights = if let Some(index) = index {
+        let indexed = index.map(shards).unwrap_or_default();
+        // An index that was copied from the unquantized model names no file that is here (EXL2).
+        let weights = if indexed.iter().any(|name| has(name))
+            || !indexed.is_empty() && ending(".safetensors").is_empty()
+        {
             files.push(INDEX.into());
-            shards(index)
+            indexed
         } else if has(SINGLE) {
             vec![SINGLE.into()]
         } else {
@@ -133,6 +140,10 @@ pub fn choose(source: &Source, names: &[String], index: Option<&[u8]>) -> Result
             files.extend(weights);
             return Ok(Choice { files, open: None });
         }
+    }
+    if has("mlc-chat-config.json") {
+        files.extend(names.iter().filter(|n| n.starts_with("params_shard_")).cloned());
+        return Ok(Choice { files, open: None });
     }
     let ggufs: Vec<String> = names.iter().filter(|n| n.ends_with(".gguf")).cloned().collect();
     match &ggufs[..] {

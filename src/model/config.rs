@@ -6,7 +6,7 @@ use serde::Serialize;
 /// The hyper-parameters of a Llama-family model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ModelConfig {
-    /// `llama`, `mistral`, `qwen2`, `qwen3`: a name in `ARCHITECTURES`.
+    /// `llama`, `mistral`, `qwen2`, `qwen3`, `bitnet`: a name in `ARCHITECTURES`.
     pub architecture: String,
     /// Width of the residual stream.
     pub hidden: usize,

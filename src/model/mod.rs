@@ -11,7 +11,7 @@ use crate::checkpoint::{StoredMatrix, Weights};
 use crate::device::{Device, Pending, Recording, Tensor};
 use crate::error::{Error, Result};
 use crate::linear::{Linear, ScratchSize};
-use crate::ops::{Cache, Op, Rows, STEP_HEADER, Step, Tokens};
+use crate::ops::{Activation, Cache, Op, Rows, STEP_HEADER, Step, Tokens};
 use crate::reference::NO_TOKEN;
 use llama::{Activations, Layer};
 use std::fmt;
@@ -30,6 +30,10 @@ pub struct Architecture {
     pub adds_bos: bool,
     /// q and k have a norm each head.
     pub qk_norms: bool,
+    /// Attention and feed-forward have a norm before their last product.
+    pub sub_norms: bool,
+    /// What the gate of the feed-forward layer goes through.
+    pub activation: Activation,
 }
 
 /// Architectures that run.
@@ -40,6 +44,8 @@ pub static ARCHITECTURES: &[Architecture] = &[
         gguf: Some("llama"),
         adds_bos: true,
         qk_norms: false,
+        sub_norms: false,
+        activation: Activation::Silu,
     },
     Architecture {
         name: "mistral",
@@ -47,6 +53,8 @@ pub static ARCHITECTURES: &[Architecture] = &[
         gguf: None,
         adds_bos: true,
         qk_norms: false,
+        sub_norms: false,
+        activation: Activation::Silu,
     },
     Architecture {
         name: "qwen2",
@@ -54,6 +62,8 @@ pub static ARCHITECTURES: &[Architecture] = &[
         gguf: Some("qwen2"),
         adds_bos: false,
         qk_norms: false,
+        sub_norms: false,
+        activation: Activation::Silu,
     },
     Architecture {
         name: "qwen3",
@@ -61,6 +71,17 @@ pub static ARCHITECTURES: &[Architecture] = &[
         gguf: Some("qwen3"),
         adds_bos: false,
         qk_norms: true,
+        sub_norms: false,
+        activation: Activation::Silu,
+    },
+    Architecture {
+        name: "bitnet",
+        class: "BitNetForCausalLM",
+        gguf: None,
+        adds_bos: true,
+        qk_norms: false,
+        sub_norms: true,
+        activation: Activation::SquaredRelu,
     },
 ];
 
@@ -226,6 +247,13 @@ impl<W: Weights> Loader<'_, W> {
         let (attention, mlp) = (format!("{layer}.self_attn"), format!("{layer}.mlp"));
         let q_norm = self.optional_vector(&format!("{attention}.q_norm.weight"), config.head_dim).await?;
         let k_norm = self.optional_vector(&format!("{attention}.k_norm.weight"), config.head_dim).await?;
+        let sub_norms = match architecture(config).is_some_and(|a| a.sub_norms) {
+            true => Some([
+                self.vector(&format!("{attention}.attn_sub_norm.weight"), config.q_rows()).await?,
+                self.vector(&format!("{mlp}.ffn_sub_norm.weight"), config.ffn).await?,
+            ]),
+            false => None,
+        };
         Ok(Layer {
             attention_norm: self.vector(&format!("{layer}.input_layernorm.weight"), config.hidden).await?,
             wqkv: self.linear(&attention, &["q_proj", "k_proj", "v_proj"]).await?,
@@ -238,6 +266,7 @@ impl<W: Weights> Loader<'_, W> {
                     return Err(Error::missing(format!("missing tensor {name}")).file(self.checkpoint.name()));
                 }
             },
+            sub_norms,
             wo: self.linear(&attention, &["o_proj"]).await?,
             ffn_norm: self.vector(&format!("{layer}.post_attention_layernorm.weight"), config.hidden).await?,
             gate_up: self.linear(&mlp, &["gate_proj", "up_proj"]).await?,
@@ -260,6 +289,10 @@ fn activations(
         attended: zeros(config.q_rows())?,
         gate_up: zeros(2 * config.ffn)?,
         activated: zeros(config.ffn)?,
+        sub_normed: match architecture(config).is_some_and(|a| a.sub_norms) {
+            true => Some([zeros(config.q_rows())?, zeros(config.ffn)?]),
+            false => None,
+        },
         scratch: scratch.allocate(device, tokens)?,
     })
 }

@@ -1,17 +1,17 @@
-//! Integers of 2–8 bits in groups: `w = (q - z) · s`, or `w = q · s + m`.
+//! Integers of 1–8 bits in groups: `w = (q - z) · s`, or `w = q · s + m`.
 //!
-//! The packed-integer systems (GPTQ, AWQ, GGUF's Q types …) differ in how they store codes on disk; here they
-//! are one codec. Odd widths are kept in planes: 3 = 2 + 1, 5 = 4 + 1, 6 = 4 + 2, 7 = 4 + 2 + 1 bits.
+//! The packed-integer systems (GPTQ, AWQ, HQQ, MLC, BitNet, GGUF's Q types …) differ in how they store codes on disk;
+//! here they are one codec. Odd widths are kept in planes: 3 = 2 + 1, 5 = 4 + 1, 6 = 4 + 2, 7 = 4 + 2 + 1 bits.
 
 use super::{Codec, Family, Field, Kind, Packed, Section, UNIT, WHOLE_ROW, interchangeable};
 use crate::error::{Error, Result};
 use std::any::Any;
 use std::sync::Arc;
 
-/// Integers of 2–8 bits.
+/// Integers of 1–8 bits.
 pub static FAMILY: Family = Family {
     name: "int",
-    about: "integers of 2-8 bits in groups, symmetric, with zero points or minima",
+    about: "integers of 1-8 bits in groups, symmetric, with zero points or minima",
     wgsl: "codecs/int.wgsl",
     samples,
 };
@@ -26,6 +26,8 @@ pub enum Offset {
     Symmetric(u32),
     /// A stored integer zero point a group, of at most 8 bits: `(q - z) · s`.
     Zero,
+    /// A stored real zero point a group, in the scales' number format: `(q - z) · s`.
+    RealZero,
     /// A stored minimum a group, in the scales' number format: `q · s + m`.
     Min,
 }
@@ -51,6 +53,11 @@ fn samples() -> Vec<Arc<dyn Codec>> {
         add(bits, 32, Kind::F16, Offset::Symmetric(1 << (bits - 1)));
         add(bits, 64, Kind::F16, Offset::Zero);
     }
+    add(1, 64, Kind::F16, Offset::RealZero);
+    add(4, 64, Kind::Bf16, Offset::RealZero);
+    // Two groups within 32 columns.
+    add(3, 40, Kind::F16, Offset::Symmetric(3));
+    add(4, 16, Kind::F16, Offset::Min);
     add(4, 128, Kind::F16, Offset::Zero);
     add(4, 32, Kind::F16, Offset::Min);
     add(5, 32, Kind::F16, Offset::Min);
@@ -69,8 +76,8 @@ fn samples() -> Vec<Arc<dyn Codec>> {
 impl Int {
     /// `bits` a code, `group` columns a scale ([`WHOLE_ROW`] for one scale a row).
     pub fn new(bits: u32, group: usize, scale: Kind, offset: Offset) -> Result<Arc<Self>> {
-        if !matches!(bits, 2..=8) {
-            return Err(Error::unsupported("bits a weight").expected("2 to 8").found(bits));
+        if !matches!(bits, 1..=8) {
+            return Err(Error::unsupported("bits a weight").expected("1 to 8").found(bits));
         }
         if group == 0 || (group != WHOLE_ROW && !group.is_multiple_of(RUN)) {
             return Err(Error::unsupported("group size")
@@ -105,6 +112,7 @@ impl Int {
     /// Widths of the planes, low bits first.
     fn planes(&self) -> &'static [u32] {
         match self.bits {
+            1 => &[1],
             2 => &[2],
             3 => &[2, 1],
             4 => &[4],
@@ -136,6 +144,7 @@ impl Codec for Int {
         let offset = match self.offset {
             Offset::Symmetric(z) => format!(" z{z}"),
             Offset::Zero => " zeros".into(),
+            Offset::RealZero => " real zeros".into(),
             Offset::Min => " min".into(),
         };
         let divisor = if self.divisor == 1 { String::new() } else { format!(" /{}", self.divisor) };
@@ -151,6 +160,9 @@ impl Codec for Int {
             Offset::Symmetric(_) => {}
             Offset::Zero => {
                 fields.push(Field { name: "zeros", kind: Kind::Code(self.bits), run: self.group })
+            }
+            Offset::RealZero => {
+                fields.push(Field { name: "zeros", kind: self.scale, run: self.group });
             }
             Offset::Min => fields.push(Field { name: "minima", kind: self.scale, run: self.group }),
         }
@@ -172,7 +184,7 @@ impl Codec for Int {
                 let bits = self.bits.next_power_of_two().max(4);
                 sections.push(Section { binding: 1, field: 2, shift: 0, bits, cell: 1 });
             }
-            Offset::Min => {
+            Offset::RealZero | Offset::Min => {
                 sections.push(Section { binding: 1, field: 2, shift: 0, bits: scale_bits, cell: 1 })
             }
         }
@@ -189,6 +201,7 @@ impl Codec for Int {
             Offset::Symmetric(z) => (0, z),
             Offset::Zero => (1, 0),
             Offset::Min => (2, 0),
+            Offset::RealZero => (3, 0),
         };
         let scale = match self.scale {
             Kind::F32 => 0,
@@ -219,6 +232,7 @@ impl Codec for Int {
             let (zero, min) = match self.offset {
                 Offset::Symmetric(z) => (z as f64, -0.0),
                 Offset::Zero => (packed.item(2, row, g) as f64, -0.0),
+                Offset::RealZero => (self.scale.value(packed.item(2, row, g)), -0.0),
                 Offset::Min => (0.0, self.scale.value(packed.item(2, row, g))),
             };
             for (w, &code) in out.iter_mut().zip(codes) {

@@ -16,11 +16,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 pub mod activations;
+pub mod bilevel;
 pub mod e8p;
 pub mod fp8;
 pub mod hadamard;
 pub mod int;
 pub mod lookup;
+pub mod mixed;
 mod packed;
 pub mod plain;
 #[cfg(test)]
@@ -34,7 +36,7 @@ pub const UNIT: usize = 32;
 
 /// A family of codecs: one Rust file, one WGSL file.
 pub struct Family {
-    /// Short name: `int`, `lookup`, `fp8`, `e8p12`, `plain`.
+    /// Short name: `int`, `lookup`, `fp8`, `plain` …
     pub name: &'static str,
     /// One line for tables and help texts.
     pub about: &'static str,
@@ -45,7 +47,15 @@ pub struct Family {
 }
 
 /// All codecs. Help texts, shader validation, `verify` and tests walk this table.
-pub static CODECS: &[&Family] = &[&plain::FAMILY, &int::FAMILY, &lookup::FAMILY, &fp8::FAMILY, &e8p::FAMILY];
+pub static CODECS: &[&Family] = &[
+    &plain::FAMILY,
+    &int::FAMILY,
+    &mixed::FAMILY,
+    &bilevel::FAMILY,
+    &lookup::FAMILY,
+    &fp8::FAMILY,
+    &e8p::FAMILY,
+];
 
 /// How an item is to be understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,7 +197,7 @@ pub struct Extent {
 pub struct Piece {
     /// Where it belongs.
     pub extent: Extent,
-    /// For each of [`Codec::fields`]: row-major items, `extent.cols / run` a row.
+    /// For each of [`Codec::fields`]: row-major items, so many a row as [`Codec::items`] has of `extent.cols`.
     pub items: Vec<Vec<u32>>,
 }
 
@@ -211,6 +221,13 @@ pub trait Codec: Debug + Send + Sync + 'static {
     /// What a reader supplies.
     fn fields(&self) -> Vec<Field>;
 
+    /// Which items of a field the columns `cols` of a row have, or share: one a run, unless the codec's rate changes
+    /// along a row.
+    fn items(&self, field: usize, cols: Range<usize>) -> Range<usize> {
+        let field = &self.fields()[field];
+        cols.start / field.run..field.items(cols.end)
+    }
+
     /// How it lies in memory.
     fn sections(&self) -> Vec<Section>;
 
@@ -224,6 +241,13 @@ pub trait Codec: Debug + Send + Sync + 'static {
 
     /// Decodes one row: the stored formula in f64, rounded once to f32.
     fn decode_row(&self, packed: &Packed, row: usize, out: &mut [f32]);
+
+    /// The same without the rounding, for codecs whose weights a sparse term is added to.
+    fn exact_row(&self, packed: &Packed, row: usize, out: &mut [f64]) {
+        let mut rounded = vec![0.0; out.len()];
+        self.decode_row(packed, row, &mut rounded);
+        out.iter_mut().zip(rounded).for_each(|(out, w)| *out = f64::from(w));
+    }
 
     /// One codec for several matrices stacked by rows (`rows[i]` rows of `parts[i]`), if there is one.
     fn fuse(&self, parts: &[(&dyn Codec, usize)]) -> Option<Arc<dyn Codec>>;
@@ -256,7 +280,7 @@ impl Shape {
 
     /// Cells that one row has in `section`.
     pub fn cells(self, codec: &dyn Codec, section: &Section) -> usize {
-        codec.fields()[section.field].items(self.cols).div_ceil(section.cell)
+        codec.items(section.field, 0..self.cols).end.div_ceil(section.cell)
     }
 
     /// 32-bit words of `section`, padded to 16 bytes.

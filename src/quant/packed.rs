@@ -1,6 +1,7 @@
 //! Items → packed words, for every codec alike; and back, for CPU decodes.
 
 use super::{Codec, Piece, Section, Shape, TILE_ROWS};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Words to write at an offset of a binding.
@@ -31,7 +32,7 @@ pub struct Packed {
 ///
 /// Narrow codes are laid out in quads: four neighbouring codes sit in the four bytes of a word, so that one
 /// mask and shift gives four bytes ready for `unpack4xU8` or a packed dot product.
-fn place(bits: u32, i: usize) -> usize {
+pub(super) fn place(bits: u32, i: usize) -> usize {
     let bits = bits as usize;
     if bits >= 16 {
         return i * bits;
@@ -58,20 +59,17 @@ fn bit_address(shape: Shape, section: &Section, cells: usize, row: usize, i: usi
 ///
 /// The piece covers whole tiles (or ends with the matrix), see [`super::Extent`].
 pub fn pack(codec: &dyn Codec, shape: Shape, piece: &Piece, first_row: usize) -> Vec<Run> {
-    let fields = codec.fields();
     let offsets = shape.section_offsets(codec);
     let rows = piece.extent.rows.start - first_row..piece.extent.rows.end - first_row;
-    let whole_rows = piece.extent.cols == (0..shape.cols);
     let mut runs: Vec<Run> = Vec::new();
     for (section, offset) in codec.sections().iter().zip(offsets) {
-        let field = &fields[section.field];
         let cells = shape.cells(codec, section);
         let cell_bits = section.cell * section.bits as usize;
-        let first_item = if whole_rows { 0 } else { piece.extent.cols.start / field.run };
+        let Range { start: first_item, end: end_item } =
+            codec.items(section.field, piece.extent.cols.clone());
         let items = &piece.items[section.field];
-        let items_a_row = field.items(piece.extent.cols.len());
-        let (first_cell, end_cell) =
-            (first_item / section.cell, (first_item + items_a_row).div_ceil(section.cell));
+        let items_a_row = end_item - first_item;
+        let (first_cell, end_cell) = (first_item / section.cell, end_item.div_ceil(section.cell));
         let mask = if section.bits == 32 { u32::MAX } else { (1 << section.bits) - 1 };
         for tile in rows.start / TILE_ROWS..rows.end.div_ceil(TILE_ROWS) {
             let tile_rows = tile_rows(shape, tile);

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+mod codes;
 mod crafted;
 mod floats;
 mod golden;
@@ -41,9 +42,10 @@ fn load(matrix: &StoredMatrix, budget: usize) -> Result<Packed> {
         let piece = block_on(matrix.data.read(&extent))?;
         assert_eq!(piece.extent, extent);
         assert_eq!(piece.items.len(), fields.len());
-        for (field, items) in fields.iter().zip(&piece.items) {
+        for (i, (field, items)) in fields.iter().zip(&piece.items).enumerate() {
             assert!(cols.start == 0 || field.run > shape.cols || cols.start.is_multiple_of(field.run));
-            assert_eq!(items.len(), rows.len() * field.items(cols.len()), "{} {}", matrix.name, field.name);
+            let a_row = matrix.codec.items(i, cols.clone()).len();
+            assert_eq!(items.len(), rows.len() * a_row, "{} {}", matrix.name, field.name);
         }
         packed.write_piece(&piece);
     }
@@ -55,17 +57,17 @@ fn load(matrix: &StoredMatrix, budget: usize) -> Result<Packed> {
 fn decode(matrix: &StoredMatrix, budget: usize) -> Result<Vec<f32>> {
     let packed = load(matrix, budget)?;
     let mut weights = vec![0.0; matrix.rows * matrix.cols];
-    let mut line = vec![0.0; matrix.cols];
+    let mut line = vec![0f64; matrix.cols];
     for (row, out) in weights.chunks_mut(matrix.cols).enumerate() {
-        packed.decode_row(row, &mut line);
-        match &matrix.input {
-            InputTransform::Permute(order) => {
-                for (&from, &w) in order.iter().zip(&line) {
-                    out[from as usize] = w;
-                }
-            }
-            _ => out.copy_from_slice(&line),
+        packed.codec.exact_row(&packed, row, &mut line);
+        let mut exact = line.clone();
+        if let InputTransform::Permute(order) = &matrix.input {
+            order.iter().zip(&line).for_each(|(&from, &w)| exact[from as usize] = w);
         }
+        // Outliers are added before the one rounding.
+        let outliers = matrix.sparse.iter().flat_map(|sparse| sparse.row(row));
+        outliers.for_each(|(k, value)| exact[k] += value);
+        out.iter_mut().zip(exact).for_each(|(out, w)| *out = w as f32);
     }
     Ok(weights)
 }

@@ -112,27 +112,31 @@ impl Crafted {
     }
 
     pub(super) fn verify(&self) {
-        let checkpoint = self.open(self.bytes.clone()).unwrap();
-        checkpoint.check().unwrap();
-        for budget in BUDGETS {
-            for matrix in load_all(&checkpoint, budget).unwrap() {
-                let weights = decode(&matrix, budget).unwrap();
-                for slice in &matrix.slices {
-                    let name = match matrix.slices.len() {
-                        1 => matrix.name.clone(),
-                        _ => format!("{}.{}", matrix.name.rsplit_once('.').unwrap().0, slice.name),
-                    };
-                    let rows = &weights[slice.rows.start * matrix.cols..slice.rows.end * matrix.cols];
-                    assert!(rows == self.weights[&name], "{name} of {}", matrix.format);
-                }
-            }
-        }
-        assert!(checkpoint.tensors().iter().map(|t| t.bytes).sum::<u64>() == checkpoint.disk_bytes());
+        verify(&self.open(self.bytes.clone()).unwrap(), &self.weights);
     }
 }
 
+/// Reads all of a checkpoint, in large pieces and in small ones, and compares it with what it was made from.
+pub(super) fn verify(checkpoint: &Checkpoint, golden: &Weights) {
+    checkpoint.check().unwrap();
+    for budget in BUDGETS {
+        for matrix in load_all(checkpoint, budget).unwrap() {
+            let weights = decode(&matrix, budget).unwrap();
+            for slice in &matrix.slices {
+                let name = match matrix.slices.len() {
+                    1 => matrix.name.clone(),
+                    _ => format!("{}.{}", matrix.name.rsplit_once('.').unwrap().0, slice.name),
+                };
+                let rows = &weights[slice.rows.start * matrix.cols..slice.rows.end * matrix.cols];
+                assert!(rows == golden[&name], "{name} of {}", matrix.format);
+            }
+        }
+    }
+    assert!(checkpoint.tensors().iter().map(|t| t.bytes).sum::<u64>() == checkpoint.disk_bytes());
+}
+
 /// Unquantized, with biases.
-fn plain() -> Crafted {
+pub(super) fn plain() -> Crafted {
     let rng = &mut StdRng::seed_from_u64(1);
     let (mut file, mut weights) = (Container::default(), Weights::new());
     file.rest(rng, &mut weights);
@@ -147,7 +151,7 @@ fn plain() -> Crafted {
 }
 
 /// Sets `code` at bit `bit` of a stream of 32-bit words that are `stride` apart.
-fn put(words: &mut [u32], stride: usize, bit: usize, code: u32) {
+pub(super) fn put(words: &mut [u32], stride: usize, bit: usize, code: u32) {
     let (index, shift) = (bit / 32, bit % 32);
     words[index * stride] |= code << shift;
     if shift != 0 && u64::from(code) << shift > u64::from(u32::MAX) {

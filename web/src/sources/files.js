@@ -16,7 +16,7 @@ export function pick(files) {
     if (!folders.has(folder)) folders.set(folder, []);
     folders.get(folder).push({ name, blob });
   }
-  const weights = (all) => all.some(({ name }) => /\.(gguf|safetensors)$/i.test(name));
+  const weights = (all) => all.some(({ name }) => /\.(gguf|safetensors)$|^params_shard_/i.test(name));
   const [best] = [...folders].sort(([a, x], [b, y]) => weights(y) - weights(x) || depth(a) - depth(b));
   if (!best || !weights(best[1])) {
     const names = [...folders.values()].flat().slice(0, 10).map(({ name }) => name).join(', ') || 'nothing';

@@ -1,0 +1,11 @@
+//! BitNet layers.
+
+#![no_main]
+
+#[allow(dead_code)]
+mod common;
+use libfuzzer_sys::fuzz_target;
+
+const QUANTIZATION: &str = r#","quantization_config":{"quant_method":"bitnet","linear_class":"bitlinear"}"#;
+
+fuzz_target!(|data: &[u8]| common::model(&common::config(QUANTIZATION), data));

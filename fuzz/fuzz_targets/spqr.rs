@@ -1,0 +1,11 @@
+//! SpQR layers.
+
+#![no_main]
+
+#[allow(dead_code)]
+mod common;
+use libfuzzer_sys::fuzz_target;
+
+const QUANTIZATION: &str = r#","quantization_config":{"quant_method":"spqr","bits":3}"#;
+
+fuzz_target!(|data: &[u8]| common::model(&common::config(QUANTIZATION), data));
