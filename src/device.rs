@@ -394,9 +394,9 @@ fn rows_of(piece: &Piece, codec: &dyn Codec, rows: std::ops::Range<usize>) -> Op
     }
     let cols = piece.extent.cols.len();
     let cut = |(field, items): (crate::quant::Field, &Vec<u32>)| {
-        let a_row = field.items(cols);
+        let a_line = field.items(cols);
         let (first, end) = (from - piece.extent.rows.start, to - piece.extent.rows.start);
-        items[first * a_row..end * a_row].to_vec()
+        items[field.lines(first) * a_line..field.lines(end) * a_line].to_vec()
     };
     let items = codec.fields().into_iter().zip(&piece.items).map(cut).collect();
     Some(Piece { extent: crate::quant::Extent { rows: from..to, cols: piece.extent.cols.clone() }, items })

@@ -187,6 +187,10 @@ pub async fn inspect(
                     let shape = Shape { rows: stored.rows, cols: stored.cols };
                     line.codec = Some(stored.codec.name());
                     line.bytes_gpu = shape.packed_bytes(&*stored.codec);
+                    for side in stored.low_rank.iter().flat_map(|terms| terms.iter()) {
+                        let shape = Shape { rows: side.rows, cols: side.cols };
+                        line.bytes_gpu += shape.packed_bytes(&*side.codec);
+                    }
                     line.bits_per_weight = line.bytes_gpu as f64 * 8.0 / weights;
                     line.transform = transform(&stored.input);
                     let cut = split(&*stored.codec, shape, max_binding);
@@ -287,7 +291,7 @@ fn transform(input: &crate::checkpoint::InputTransform) -> &'static str {
     match input {
         None => "none",
         Permute(_) => "permuted",
-        Hadamard(_) => "hadamard",
+        Hadamard { .. } => "hadamard",
     }
 }
 

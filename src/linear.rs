@@ -1,6 +1,6 @@
 //! A linear layer: codec × transform × side term — the one place where they meet.
 //!
-//! `x' = T_in(x);  y = T_out(decode(W)·x') + bias + B·(A·x)`
+//! `x' = T_in(x);  y = T_out(decode(W)·x' + A'·(B'·x')) + bias + B·(A·x)`
 //!
 //! A layer may stack several modules (q, k, v; gate, up). Stored matrices are fused into one product where codec
 //! and input transform agree; where they do not, each keeps a product of its own and writes its own columns.
@@ -29,10 +29,16 @@ pub struct Linear {
 /// Modules that share one product.
 struct Group {
     first_row: usize,
+    /// Rows that are written; the matrix may have more, which an output transform cuts off.
+    width: usize,
     matrix: Arc<Matrix>,
     input: Input,
     output: Option<HadamardSide>,
+    /// Of the product: before the output transform.
     bias: Option<Tensor>,
+    /// A term of the format itself, between the transforms.
+    inner: Option<LowRank>,
+    /// LoRA: outside of the transforms.
     adapters: Vec<LowRank>,
 }
 
@@ -48,7 +54,7 @@ struct HadamardSide {
     signs: Tensor,
 }
 
-/// `B·(A·x)`, the scale folded into B.
+/// `B·(A·x)`, a scale folded into B.
 struct LowRank {
     a: Arc<Matrix>,
     b: Arc<Matrix>,
@@ -96,9 +102,11 @@ fn module_name(parent: &str, name: &str) -> String {
 /// Whether two stored matrices can share one product.
 fn fusable(a: &StoredMatrix, b: &StoredMatrix) -> bool {
     a.input == b.input
-        && !matches!(a.input, InputTransform::Hadamard(_))
+        && !matches!(a.input, InputTransform::Hadamard { .. })
         && a.output == OutputTransform::None
         && b.output == OutputTransform::None
+        && a.low_rank.is_none()
+        && b.low_rank.is_none()
         && a.bias.is_some() == b.bias.is_some()
         && a.rows.is_multiple_of(TILE_ROWS)
 }
@@ -130,7 +138,7 @@ impl Linear {
                     let rows = slice.rows.start + first_row..slice.rows.end + first_row;
                     slices.push(Slice { name: slice.name.clone(), rows });
                 }
-                first_row += member.rows;
+                first_row += member.width();
             }
             groups.push(Group::load(device, members, group_row, staged).await?);
         }
@@ -155,7 +163,7 @@ impl Linear {
     /// Adds a LoRA adapter's terms, one pair for each group that it touches: A stacked, B block by block.
     fn adapt(&mut self, device: &Device, parent: &str, adapter: &Adapter) -> Result<()> {
         for group in &mut self.groups {
-            let rows = group.first_row..group.first_row + group.matrix.shape.rows;
+            let rows = group.first_row..group.first_row + group.width;
             let inside = |s: &&Slice| rows.start <= s.rows.start && s.rows.end <= rows.end;
             let touched: Vec<_> = self
                 .slices
@@ -194,7 +202,7 @@ impl Linear {
     pub fn scratch(&self) -> ScratchSize {
         let of = |group: &Group| {
             let hadamard = matches!(group.input, Input::Hadamard(_)) || group.output.is_some();
-            let low = group.adapters.iter().map(|l| l.a.shape.rows).max().unwrap_or(0);
+            let low = group.side_terms().map(|l| l.a.shape.rows).max().unwrap_or(0);
             let wide = if hadamard { self.cols.max(group.matrix.shape.rows) } else { 0 };
             ScratchSize { wide, low }
         };
@@ -203,18 +211,18 @@ impl Linear {
 
     /// Bytes of all weights, side terms included.
     pub fn bytes(&self) -> u64 {
-        let side = |g: &Group| g.adapters.iter().map(|l| l.a.bytes() + l.b.bytes()).sum::<u64>();
+        let side = |g: &Group| g.side_terms().map(|l| l.a.bytes() + l.b.bytes()).sum::<u64>();
         self.groups.iter().map(|g| g.matrix.bytes() + side(g)).sum()
     }
 
     /// The embedding's view of the layer: its one matrix, if rows can be gathered from it.
     pub fn table(&self) -> Result<Arc<Matrix>> {
         match self.groups.as_slice() {
-            [Group { matrix, input: Input::Direct, output: None, bias: None, adapters, .. }]
-                if adapters.is_empty() =>
-            {
-                Ok(matrix.clone())
-            }
+            [
+                Group {
+                    matrix, input: Input::Direct, output: None, bias: None, inner: None, adapters, ..
+                },
+            ] if adapters.is_empty() => Ok(matrix.clone()),
             _ => Err(Error::unsupported("an embedding with a transform, a bias or an adapter")
                 .tensor("model.embed_tokens")
                 .remedy("its rows cannot be gathered")),
@@ -239,7 +247,8 @@ impl Linear {
                     let (before, after) = if is_input { (signs, None) } else { (None, signs) };
                     let plan = side.transform.clone();
                     let (x, scratch, out) = (x.clone(), scratch.clone(), out.clone());
-                    Op::Hadamard { rows, plan, x, before, after, scratch, out, offset, add }
+                    let width = if is_input { plan.plan.n } else { group.width };
+                    Op::Hadamard { rows, plan, x, before, after, scratch, out, offset, width, add }
                 };
             let input = match &group.input {
                 Input::Hadamard(side) => {
@@ -256,6 +265,16 @@ impl Linear {
             let first = group.first_row;
             let (target, offset, accumulate) =
                 if group.output.is_some() { (mixed, 0, false) } else { (out, first, add) };
+            let side_term = |matrix: &Arc<Matrix>, x: &Tensor, out: &Tensor, offset, add| Op::Product {
+                rows,
+                matrix: matrix.clone(),
+                x: x.clone(),
+                permutation: None,
+                bias: None,
+                out: out.clone(),
+                offset,
+                add,
+            };
             ops.push(Op::Product {
                 rows,
                 matrix: group.matrix.clone(),
@@ -266,22 +285,16 @@ impl Linear {
                 offset,
                 add: accumulate,
             });
+            if let Some(inner) = &group.inner {
+                ops.push(side_term(&inner.a, input, &scratch.low, 0, false));
+                ops.push(side_term(&inner.b, &scratch.low, target, offset, true));
+            }
             if let Some(side) = &group.output {
                 ops.push(hadamard(side, false, [mixed, wide, out], first, add));
             }
-            let low_rank = |matrix: &Arc<Matrix>, x: &Tensor, out: &Tensor, offset, add| Op::Product {
-                rows,
-                matrix: matrix.clone(),
-                x: x.clone(),
-                permutation: None,
-                bias: None,
-                out: out.clone(),
-                offset,
-                add,
-            };
             for side in &group.adapters {
-                ops.push(low_rank(&side.a, x, &scratch.low, 0, false));
-                ops.push(low_rank(&side.b, &scratch.low, out, first, true));
+                ops.push(side_term(&side.a, x, &scratch.low, 0, false));
+                ops.push(side_term(&side.b, &scratch.low, out, first, true));
             }
         }
     }
@@ -309,28 +322,73 @@ impl Group {
             bias.extend(member.bias.iter().flatten());
             at += member.rows;
         }
-        if !bias.is_empty() && first.output != OutputTransform::None {
-            return Err(Error::unsupported("a bias after an output transform").tensor(&first.name));
-        }
-        let side = |n: usize, transposed: bool, signs: &[f32]| -> Result<HadamardSide> {
-            let plan = Plan::new(n, transposed).map_err(|e| e.tensor(&first.name))?;
-            let table =
-                (!plan.signs.is_empty()).then(|| device.words("hadamard signs", &plan.signs)).transpose()?;
-            let transform = Arc::new(Transform { plan, signs: table });
-            Ok(HadamardSide { transform, signs: device.vector("sign vector", signs)? })
-        };
+        let side =
+            |n: usize, transposed: bool, signs: &[f32], block: Option<usize>| -> Result<HadamardSide> {
+                let plan = plan(n, transposed, block).map_err(|e| e.tensor(&first.name))?;
+                let table = (!plan.signs.is_empty())
+                    .then(|| device.words("hadamard signs", &plan.signs))
+                    .transpose()?;
+                let transform = Arc::new(Transform { plan, signs: table });
+                Ok(HadamardSide { transform, signs: device.vector("sign vector", signs)? })
+            };
         let input = match &first.input {
             InputTransform::None => Input::Direct,
             InputTransform::Permute(permutation) => {
                 Input::Permuted(device.words("permutation", permutation)?)
             }
-            InputTransform::Hadamard(signs) => Input::Hadamard(side(first.cols, true, signs)?),
+            InputTransform::Hadamard { signs, block } => {
+                Input::Hadamard(side(first.cols, true, signs, *block)?)
+            }
         };
         let output = match &first.output {
             OutputTransform::None => None,
-            OutputTransform::Hadamard(signs) => Some(side(first.rows, false, signs)?),
+            OutputTransform::Hadamard { signs, block } => {
+                if !bias.is_empty() {
+                    bias = before_transform(&bias, signs, *block).map_err(|e| e.tensor(&first.name))?;
+                }
+                Some(side(first.rows, false, signs, *block)?)
+            }
+        };
+        let inner = match first.low_rank.as_deref() {
+            None => None,
+            Some([down, up]) => {
+                Some(LowRank { a: load(device, down, staged).await?, b: load(device, up, staged).await? })
+            }
         };
         let bias = if bias.is_empty() { None } else { Some(device.vector("bias", &bias)?) };
-        Ok(Self { first_row, matrix: Arc::new(matrix), input, output, bias, adapters: Vec::new() })
+        let (matrix, width) = (Arc::new(matrix), members.iter().map(StoredMatrix::width).sum());
+        Ok(Self { first_row, width, matrix, input, output, bias, inner, adapters: Vec::new() })
     }
+
+    fn side_terms(&self) -> impl Iterator<Item = &LowRank> {
+        self.inner.iter().chain(&self.adapters)
+    }
+}
+
+/// A matrix of a low-rank term.
+async fn load(device: &Device, stored: &StoredMatrix, staged: &mut usize) -> Result<Arc<Matrix>> {
+    let shape = Shape { rows: stored.rows, cols: stored.cols };
+    let matrix = device.matrix(&stored.name, stored.codec.clone(), shape)?;
+    device.load_into(&matrix, 0, &*stored.data, staged).await?;
+    Ok(Arc::new(matrix))
+}
+
+/// H of order n, or of order `block` on every block.
+fn plan(n: usize, transposed: bool, block: Option<usize>) -> Result<Plan> {
+    block.map_or_else(|| Plan::new(n, transposed), |block| Plan::blocks(n, block))
+}
+
+/// The b' with `signs ⊙ (H b') = bias`: products have a slot for a bias, output transforms have none.
+fn before_transform(bias: &[f32], signs: &[f32], block: Option<usize>) -> Result<Vec<f32>> {
+    let mut before = vec![0.0; signs.len()]; // rows past the bias are cut off
+    for ((before, &bias), &sign) in before.iter_mut().zip(bias).zip(signs) {
+        if bias != 0.0 {
+            *before = bias / sign;
+        }
+        if !before.is_finite() {
+            return Err(Error::corrupt("a bias where the scale of the output is zero").found(bias));
+        }
+    }
+    plan(signs.len(), true, block)?.apply(&mut before);
+    Ok(before)
 }

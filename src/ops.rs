@@ -59,7 +59,7 @@ pub enum Op {
         /// Add to what is there.
         add: bool,
     },
-    /// `out[:, offset..] (+)= after ⊙ H(before ⊙ x)`.
+    /// `out[:, offset..offset + width] (+)= after ⊙ H(before ⊙ x)`.
     Hadamard {
         /// How many rows.
         rows: Rows,
@@ -73,10 +73,12 @@ pub enum Op {
         after: Option<Tensor>,
         /// Room for a step between, `[rows, ≥ n]`; used when the order is no power of two.
         scratch: Tensor,
-        /// `[rows, ≥ offset + n]`
+        /// `[rows, ≥ offset + width]`
         out: Tensor,
         /// First column of out.
         offset: usize,
+        /// Results that are wanted, the first of the n.
+        width: usize,
         /// Add to what is there.
         add: bool,
     },
@@ -231,11 +233,11 @@ impl Op {
                 }
                 bias.as_ref().map_or(Ok(()), |b| check("bias", b, n))
             }
-            Op::Hadamard { plan, x, before, after, scratch, out, offset, .. } => {
+            Op::Hadamard { plan, x, before, after, scratch, out, offset, width, .. } => {
                 let n = plan.plan.n;
                 check("transform input", x, n)?;
                 check("transform scratch", scratch, n)?;
-                check("transform output", out, offset + n)?;
+                check("transform output", out, offset + width)?;
                 for vector in [before, after].into_iter().flatten() {
                     check("sign vector", vector, n)?;
                 }

@@ -60,7 +60,7 @@ fn run_op(op: &Op, step_tensor: &Tensor, step: &Step) -> Result<()> {
             let values = product(matrix, &rows(x, count), x.cols, permutation.as_deref(), bias.as_deref())?;
             store(out, *offset, matrix.shape.rows, &values, *add);
         }
-        Op::Hadamard { rows: which, plan, x, before, after, out, offset, add, .. } => {
+        Op::Hadamard { rows: which, plan, x, before, after, out, offset, width, add, .. } => {
             let n = plan.plan.n;
             let (before, after) = (before.as_ref().map(vector), after.as_ref().map(vector));
             let scale = |row: &mut [f32], by: &Option<Vec<f32>>| {
@@ -73,9 +73,9 @@ fn run_op(op: &Op, step_tensor: &Tensor, step: &Step) -> Result<()> {
                 scale(&mut row[..n], &before);
                 plan.plan.apply(&mut row[..n]);
                 scale(&mut row[..n], &after);
-                values.extend_from_slice(&row[..n]);
+                values.extend_from_slice(&row[..*width]);
             }
-            store(out, *offset, n, &values, *add);
+            store(out, *offset, *width, &values, *add);
         }
         Op::Rope { heads, qkv, rotations, norms, cache } => {
             let mut values = rows(qkv, step.count());

@@ -6,6 +6,7 @@
 const STRIDE: u32 = 9u; // vec4s between rows of a tile: 8 and one to spread the banks
 var<workgroup> w_tile: array<vec4<f32>, 32u * STRIDE>;
 var<workgroup> x_tile: array<vec4<f32>, 32u * STRIDE>;
+const TABLE_ROOM: u32 = 16384u - 1024u * STRIDE; // bytes of workgroup memory that the codec may take
 
 fn token_limit() -> u32 {
     return step[select(TOKENS, HEAD_ROWS, HEAD)];

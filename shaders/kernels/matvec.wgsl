@@ -3,6 +3,7 @@
 // requires: codec, lib/product.wgsl, lib/product_io.wgsl
 
 var<workgroup> partial: array<vec4<f32>, 32u * SPLIT>;
+const TABLE_ROOM: u32 = 16384u - 512u * SPLIT; // bytes of workgroup memory that the codec may take
 
 // The grid has a workgroup a token, no more.
 fn token_limit() -> u32 {

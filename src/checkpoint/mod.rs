@@ -16,8 +16,10 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
+pub mod aqlm;
 pub mod bitsandbytes;
 pub mod decode;
+pub mod exl3;
 pub mod ggml;
 pub mod gguf;
 pub mod gguf_model;
@@ -40,7 +42,7 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 pub struct StoredMatrix {
     /// Module name, for messages: `model.layers.0.self_attn.q_proj`.
     pub name: String,
-    /// Output features.
+    /// Output features, with those that pad a matrix for its output transform (EXL3).
     pub rows: usize,
     /// Input features.
     pub cols: usize,
@@ -50,9 +52,11 @@ pub struct StoredMatrix {
     pub input: InputTransform,
     /// What happens to y after it.
     pub output: OutputTransform,
+    /// B `[r, cols]` and A `[rows, r]`: the product with x', before the output transform, gains `A·(B·x')` (QuIP#).
+    pub low_rank: Option<Box<[StoredMatrix; 2]>>,
     /// The modules that the rows belong to, in row order; one, unless the checkpoint itself is fused (QuIP#).
     pub slices: Vec<Slice>,
-    /// Added to y, `[rows]`.
+    /// Added to y, `[width]`.
     pub bias: Option<Vec<f32>>,
     /// The bytes.
     pub data: Arc<dyn PieceSource>,
@@ -60,6 +64,13 @@ pub struct StoredMatrix {
     pub disk_bytes: u64,
     /// The format that it was read from, as `inspect` prints it: `GPTQ`, `Q4_0` …
     pub format: &'static str,
+}
+
+impl StoredMatrix {
+    /// Output features without padding: what the slices have.
+    pub fn width(&self) -> usize {
+        self.slices.last().map_or(self.rows, |slice| slice.rows.end)
+    }
 }
 
 /// Named rows of a matrix.
@@ -79,8 +90,14 @@ pub enum InputTransform {
     None,
     /// `x'[k] = x[perm[k]]` (GPTQ act-order).
     Permute(Vec<u32>),
-    /// `x' = Hᵀ (signs ⊙ x)`, H the orthonormal Hadamard matrix of order `cols` (QuIP#'s SU).
-    Hadamard(Vec<f32>),
+    /// `x' = Hᵀ (signs ⊙ x)`, H the orthonormal Hadamard matrix of order `cols` (QuIP#'s SU), or one on each `block` of
+    /// columns (EXL3's suh).
+    Hadamard {
+        /// `[cols]`; not only ±1 after fine-tuning.
+        signs: Vec<f32>,
+        /// A power of two.
+        block: Option<usize>,
+    },
 }
 
 /// What happens to the product afterwards.
@@ -89,8 +106,14 @@ pub enum OutputTransform {
     /// Nothing.
     #[default]
     None,
-    /// `y = signs ⊙ (H y')`, H the orthonormal Hadamard matrix of order `rows` (QuIP#'s SV, its scales folded in).
-    Hadamard(Vec<f32>),
+    /// `y = signs ⊙ (H y')`, H the orthonormal Hadamard matrix of order `rows` (QuIP#'s SV, its scales folded in), or one
+    /// on each `block` of rows (EXL3's svh).
+    Hadamard {
+        /// `[rows]`
+        signs: Vec<f32>,
+        /// A power of two.
+        block: Option<usize>,
+    },
 }
 
 /// Reads rectangles of one matrix as items of its codec's fields.
@@ -257,8 +280,11 @@ impl Checkpoint {
         let quantization = quantization(&json, hf::json(&files, "quantize_config.json").await?);
         check_method(&quantization)?;
         let generation = hf::json(&files, "generation_config.json").await?;
-        let config = hf::model_config(&json, generation.as_ref())?;
+        let mut config = hf::model_config(&json, generation.as_ref())?;
         let tensors = hf::tensors(&files, only).await?;
+        // A quantized head beside an embedding is a matrix of its own, whatever the configuration says of ties.
+        let own_head = tensors.under(HEAD).any(|t| t.name != "lm_head.weight");
+        config.tied &= !(own_head && tensors.under(EMBEDDING).next().is_some());
         let name = only.unwrap_or("model").to_string();
         Ok(Self { name, config, tensors, quantization, metadata: None, files })
     }
@@ -491,6 +517,9 @@ fn quantization(config: &Value, quantize_config: Option<Value>) -> Value {
     }
     if let Some(settings) = key("compression_config") {
         return with_method(settings, "compressed-tensors");
+    }
+    if let Some(settings) = key("aqlm") {
+        return with_method(settings, "aqlm");
     }
     if let Some(settings) = key("quip_params") {
         let qtip = settings.get("codebook").is_some_and(|name| name == "bitshift");

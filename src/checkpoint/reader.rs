@@ -2,8 +2,8 @@
 
 use super::tensor::{RowOrder, TensorInfo, Tensors};
 use super::{
-    BoxFuture, InputTransform, OutputTransform, PieceSource, Slice, StoredMatrix, bitsandbytes, ggml, gptq,
-    plain, quip,
+    BoxFuture, InputTransform, OutputTransform, PieceSource, Slice, StoredMatrix, aqlm, bitsandbytes, exl3,
+    ggml, gptq, plain, quip,
 };
 use crate::error::{Error, Result};
 use crate::quant::Codec;
@@ -31,8 +31,15 @@ pub struct Reader {
 }
 
 /// All formats; the first that claims a module reads it. Error messages, the README's table and tests walk it.
-pub static READERS: &[&Reader] =
-    &[&gptq::READER, &bitsandbytes::READER, &quip::READER, &ggml::READER, &plain::READER];
+pub static READERS: &[&Reader] = &[
+    &gptq::READER,
+    &bitsandbytes::READER,
+    &aqlm::READER,
+    &quip::READER,
+    &exl3::READER,
+    &ggml::READER,
+    &plain::READER,
+];
 
 /// A linear layer or an embedding as a reader is shown it.
 pub struct Module<'a> {
@@ -61,6 +68,17 @@ impl<'a> Module<'a> {
     /// The tensor `name.suffix`, or an error that names it.
     pub fn require(&self, suffix: &str) -> Result<&'a TensorInfo> {
         self.tensors.require(&format!("{}.{suffix}", self.name))
+    }
+
+    /// The float tensor `suffix`, which has to have `len` elements.
+    pub(crate) async fn vector(&self, suffix: &str, len: usize) -> Result<Vec<f32>> {
+        let tensor = self.require(suffix)?;
+        let found: usize = tensor.shape.iter().product();
+        if found != len {
+            let error = Error::corrupt(format!("{suffix} length mismatch")).expected(len).found(found);
+            return Err(tensor.blame(error));
+        }
+        tensor.floats(len, suffix).await
     }
 
     /// `quant_method` of the configuration.
@@ -124,6 +142,7 @@ impl<'a> Module<'a> {
             codec,
             input: InputTransform::None,
             output: OutputTransform::None,
+            low_rank: None,
             slices: self.slices.clone(),
             bias,
             data,

@@ -25,10 +25,12 @@ macro_rules! parts {
 }
 
 parts![
+    "codecs/codebook.wgsl",
     "codecs/e8p12.wgsl",
     "codecs/plain.wgsl",
     "codecs/int.wgsl",
     "codecs/lookup.wgsl",
+    "codecs/trellis.wgsl",
     "kernels/argmax.wgsl",
     "kernels/attention.wgsl",
     "kernels/gather.wgsl",

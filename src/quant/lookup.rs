@@ -151,10 +151,7 @@ impl Codec for Lookup {
             Absmax::Float(kind) => kind,
             Absmax::Nested(_) => Kind::Code(8),
         };
-        vec![
-            Field { name: "codes", kind: Kind::Code(4), run: 1 },
-            Field { name: "absmax", kind: scale, run: self.block },
-        ]
+        vec![Field::new("codes", Kind::Code(4), 1), Field::new("absmax", scale, self.block)]
     }
 
     fn sections(&self) -> Vec<Section> {

@@ -4,10 +4,16 @@
 /// Folder, and what `Checkpoint::format_name` calls it.
 pub(crate) const READ: &[(&str, &str)] = &[
     ("stories260K-w256/f16", "f16"),
+    ("tinystories-656k/aqlm-1x12-g8", "AQLM"),
+    ("tinystories-656k/aqlm-1x16-g8", "AQLM"),
+    ("tinystories-656k/aqlm-2x8-g8", "AQLM"),
     ("tinystories-656k/bf16", "bf16"),
     ("tinystories-656k/bnb-fp4", "bitsandbytes FP4"),
     ("tinystories-656k/bnb-nf4", "bitsandbytes NF4"),
     ("tinystories-656k/bnb-nf4-dq", "bitsandbytes NF4"),
+    ("tinystories-656k/exl3-2bpw-mcg", "EXL3"),
+    ("tinystories-656k/exl3-3bpw-mul1", "EXL3"),
+    ("tinystories-656k/exl3-4bpw-mul1", "EXL3"),
     ("tinystories-656k/f16", "f16"),
     ("tinystories-656k/f32", "f32"),
     ("tinystories-656k/gguf-bf16", "GGUF"),
@@ -24,4 +30,6 @@ pub(crate) const READ: &[(&str, &str)] = &[
     ("tinystories-656k/gptq-8bit-perchannel", "GPTQ"),
     ("tinystories-656k/gptq_v2-4bit-g128", "GPTQ"),
     ("tinystories-656k/quip-e8p12", "QuIP# E8P12"),
+    ("tinystories-656k/quip-e8p12rvq3b", "QuIP# E8P12RVQ3B"),
+    ("tinystories-656k/quip-e8p12rvq4b", "QuIP# E8P12RVQ4B"),
 ];
