@@ -471,10 +471,11 @@ fn rows_of(piece: &Piece, codec: &dyn Codec, rows: Range<usize>) -> Option<Piece
     if piece.extent.rows == (from..to) {
         return Some(piece.clone());
     }
-    let cut = |(field, items): (usize, &Vec<u32>)| {
-        let a_row = codec.items(field, piece.extent.cols.clone()).len();
+    let fields = codec.fields();
+    let cut = |(i, items): (usize, &Vec<u32>)| {
+        let (field, a_line) = (&fields[i], codec.items(i, piece.extent.cols.clone()).len());
         let (first, end) = (from - piece.extent.rows.start, to - piece.extent.rows.start);
-        items[first * a_row..end * a_row].to_vec()
+        items[field.lines(first) * a_line..field.lines(end) * a_line].to_vec()
     };
     let items = piece.items.iter().enumerate().map(cut).collect();
     Some(Piece { extent: crate::quant::Extent { rows: from..to, cols: piece.extent.cols.clone() }, items })

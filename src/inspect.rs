@@ -188,6 +188,10 @@ pub async fn inspect(
                     line.codec = Some(stored.codec.name());
                     let sparse = stored.sparse.as_ref().map_or(0, |sparse| sparse.bytes());
                     line.bytes_gpu = shape.packed_bytes(&*stored.codec) + sparse;
+                    for side in stored.low_rank.iter().flat_map(|terms| terms.iter()) {
+                        let shape = Shape { rows: side.rows, cols: side.cols };
+                        line.bytes_gpu += shape.packed_bytes(&*side.codec);
+                    }
                     line.bits_per_weight = line.bytes_gpu as f64 * 8.0 / weights;
                     line.transform = transform(&stored.input);
                     let cut = split(&*stored.codec, shape, max_binding);
@@ -289,7 +293,7 @@ fn transform(input: &crate::checkpoint::InputTransform) -> &'static str {
         None => "none",
         Permute(_) => "permuted",
         Scale(_) => "scaled",
-        Hadamard(_) => "hadamard",
+        Hadamard { .. } => "hadamard",
     }
 }
 

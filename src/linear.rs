@@ -1,6 +1,6 @@
 //! A linear layer: codec × transform × side term — the one place where they meet.
 //!
-//! `x' = T_in(x);  y = T_out(decode(W)·x') + bias + S·x + B·(A·x)`
+//! `x' = T_in(x);  y = T_out(decode(W)·x' + A'·(B'·x')) + bias + S·x + B·(A·x)`
 //!
 //! A layer may stack several modules (q, k, v; gate, up). Stored matrices are fused into one product where codec
 //! and input transform agree; where they do not, each keeps a product of its own and writes its own columns.
@@ -30,12 +30,18 @@ pub struct Linear {
 /// Modules that share one product.
 struct Group {
     first_row: usize,
+    /// Rows that are written; the matrix may have more, which an output transform cuts off.
+    width: usize,
     matrix: Arc<Matrix>,
     input: Input,
     activations: Option<Activations>,
     output: Option<HadamardSide>,
+    /// Of the product: before the output transform.
     bias: Option<Tensor>,
     sparse: Option<SparseTerm>,
+    /// A term of the format itself, between the transforms.
+    inner: Option<LowRank>,
+    /// LoRA: outside of the transforms.
     adapters: Vec<LowRank>,
 }
 
@@ -58,7 +64,7 @@ struct HadamardSide {
     signs: Tensor,
 }
 
-/// `B·(A·x)`, the scale folded into B.
+/// `B·(A·x)`, a scale folded into B.
 struct LowRank {
     a: Arc<Matrix>,
     b: Arc<Matrix>,
@@ -107,9 +113,11 @@ fn module_name(parent: &str, name: &str) -> String {
 fn fusable(a: &StoredMatrix, b: &StoredMatrix) -> bool {
     a.input == b.input
         && a.activations == b.activations
-        && !matches!(a.input, InputTransform::Hadamard(_))
+        && !matches!(a.input, InputTransform::Hadamard { .. })
         && a.output == OutputTransform::None
         && b.output == OutputTransform::None
+        && a.low_rank.is_none()
+        && b.low_rank.is_none()
         && a.bias.is_some() == b.bias.is_some()
         && a.rows.is_multiple_of(TILE_ROWS)
 }
@@ -158,7 +166,7 @@ impl Linear {
                     let rows = slice.rows.start + first_row..slice.rows.end + first_row;
                     slices.push(Slice { name: slice.name.clone(), rows });
                 }
-                first_row += member.rows;
+                first_row += member.width();
             }
             groups.push(Group::load(device, members, group_row, staged).await?);
         }
@@ -183,7 +191,7 @@ impl Linear {
     /// Adds a LoRA adapter's terms, one pair for each group that it touches: A stacked, B block by block.
     fn adapt(&mut self, device: &Device, parent: &str, adapter: &Adapter) -> Result<()> {
         for group in &mut self.groups {
-            let rows = group.first_row..group.first_row + group.matrix.shape.rows;
+            let rows = group.first_row..group.first_row + group.width;
             let inside = |s: &&Slice| rows.start <= s.rows.start && s.rows.end <= rows.end;
             let touched: Vec<_> = self
                 .slices
@@ -224,7 +232,7 @@ impl Linear {
             let between = matches!(group.input, Input::Scaled(_) | Input::Hadamard(_))
                 || group.output.is_some()
                 || group.activations.is_some();
-            let low = group.adapters.iter().map(|l| l.a.shape.rows).max().unwrap_or(0);
+            let low = group.side_terms().map(|l| l.a.shape.rows).max().unwrap_or(0);
             let wide = if between { self.cols.max(group.matrix.shape.rows) } else { 0 };
             ScratchSize { wide, low }
         };
@@ -235,8 +243,8 @@ impl Linear {
     pub fn bytes(&self) -> u64 {
         let words = |term: &SparseTerm| (term.offsets.cols + term.entries.cols) as u64 * 4;
         let side = |g: &Group| {
-            let adapters: u64 = g.adapters.iter().map(|l| l.a.bytes() + l.b.bytes()).sum();
-            adapters + g.sparse.as_ref().map_or(0, words)
+            let low_rank: u64 = g.side_terms().map(|l| l.a.bytes() + l.b.bytes()).sum();
+            low_rank + g.sparse.as_ref().map_or(0, words)
         };
         self.groups.iter().map(|g| g.matrix.bytes() + side(g)).sum()
     }
@@ -246,7 +254,14 @@ impl Linear {
         match self.groups.as_slice() {
             [
                 Group {
-                    matrix, input: Input::Direct, output: None, bias: None, sparse: None, adapters, ..
+                    matrix,
+                    input: Input::Direct,
+                    output: None,
+                    bias: None,
+                    sparse: None,
+                    inner: None,
+                    adapters,
+                    ..
                 },
             ] if adapters.is_empty() => Ok(matrix.clone()),
             _ => Err(Error::unsupported("an embedding with a transform, a bias or a side term")
@@ -273,7 +288,8 @@ impl Linear {
                     let (before, after) = if is_input { (signs, None) } else { (None, signs) };
                     let plan = side.transform.clone();
                     let (x, scratch, out) = (x.clone(), scratch.clone(), out.clone());
-                    Op::Hadamard { rows, plan, x, before, after, scratch, out, offset, add }
+                    let width = if is_input { plan.plan.n } else { group.width };
+                    Op::Hadamard { rows, plan, x, before, after, scratch, out, offset, width, add }
                 };
             let input = match &group.input {
                 Input::Scaled(by) => {
@@ -311,6 +327,17 @@ impl Linear {
             let first = group.first_row;
             let (target, offset, accumulate) =
                 if group.output.is_some() { (mixed, 0, false) } else { (out, first, add) };
+            let side_term = |matrix: &Arc<Matrix>, x: &Tensor, out: &Tensor, offset, add| Op::Product {
+                rows,
+                matrix: matrix.clone(),
+                x: x.clone(),
+                int8: false,
+                permutation: None,
+                bias: None,
+                out: out.clone(),
+                offset,
+                add,
+            };
             ops.push(Op::Product {
                 rows,
                 matrix: group.matrix.clone(),
@@ -322,6 +349,10 @@ impl Linear {
                 offset,
                 add: accumulate,
             });
+            if let Some(inner) = &group.inner {
+                ops.push(side_term(&inner.a, input, &scratch.low, 0, false));
+                ops.push(side_term(&inner.b, &scratch.low, target, offset, true));
+            }
             if let Some(side) = &group.output {
                 ops.push(hadamard(side, false, [mixed, wide, out], first, add));
             }
@@ -336,17 +367,6 @@ impl Linear {
                     offset: first,
                 });
             }
-            let side_term = |matrix: &Arc<Matrix>, x: &Tensor, out: &Tensor, offset, add| Op::Product {
-                rows,
-                matrix: matrix.clone(),
-                x: x.clone(),
-                int8: false,
-                permutation: None,
-                bias: None,
-                out: out.clone(),
-                offset,
-                add,
-            };
             if let Some(outliers) = outliers {
                 ops.push(side_term(&group.matrix, outliers, out, first, true));
             }
@@ -380,27 +400,39 @@ impl Group {
             bias.extend(member.bias.iter().flatten());
             at += member.rows;
         }
-        if !bias.is_empty() && first.output != OutputTransform::None {
-            return Err(Error::unsupported("a bias after an output transform").tensor(&first.name));
-        }
-        let side = |n: usize, transposed: bool, signs: &[f32]| -> Result<HadamardSide> {
-            let plan = Plan::new(n, transposed).map_err(|e| e.tensor(&first.name))?;
-            let table =
-                (!plan.signs.is_empty()).then(|| device.words("hadamard signs", &plan.signs)).transpose()?;
-            let transform = Arc::new(Transform { plan, signs: table });
-            Ok(HadamardSide { transform, signs: device.vector("sign vector", signs)? })
-        };
+        let side =
+            |n: usize, transposed: bool, signs: &[f32], block: Option<usize>| -> Result<HadamardSide> {
+                let plan = plan(n, transposed, block).map_err(|e| e.tensor(&first.name))?;
+                let table = (!plan.signs.is_empty())
+                    .then(|| device.words("hadamard signs", &plan.signs))
+                    .transpose()?;
+                let transform = Arc::new(Transform { plan, signs: table });
+                Ok(HadamardSide { transform, signs: device.vector("sign vector", signs)? })
+            };
         let input = match &first.input {
             InputTransform::None => Input::Direct,
             InputTransform::Permute(permutation) => {
                 Input::Permuted(device.words("permutation", permutation)?)
             }
             InputTransform::Scale(scales) => Input::Scaled(device.vector("input scales", scales)?),
-            InputTransform::Hadamard(signs) => Input::Hadamard(side(first.cols, true, signs)?),
+            InputTransform::Hadamard { signs, block } => {
+                Input::Hadamard(side(first.cols, true, signs, *block)?)
+            }
         };
         let output = match &first.output {
             OutputTransform::None => None,
-            OutputTransform::Hadamard(signs) => Some(side(first.rows, false, signs)?),
+            OutputTransform::Hadamard { signs, block } => {
+                if !bias.is_empty() {
+                    bias = before_transform(&bias, signs, *block).map_err(|e| e.tensor(&first.name))?;
+                }
+                Some(side(first.rows, false, signs, *block)?)
+            }
+        };
+        let inner = match first.low_rank.as_deref() {
+            None => None,
+            Some([down, up]) => {
+                Some(LowRank { a: load(device, down, staged).await?, b: load(device, up, staged).await? })
+            }
         };
         if let Some(scheme) = first.activations {
             let room = scheme.outliers.is_none() || matches!(input, Input::Direct);
@@ -422,7 +454,40 @@ impl Group {
             None => None,
         };
         let bias = if bias.is_empty() { None } else { Some(device.vector("bias", &bias)?) };
+        let (matrix, width) = (Arc::new(matrix), members.iter().map(StoredMatrix::width).sum());
         let (activations, adapters) = (first.activations, Vec::new());
-        Ok(Self { first_row, matrix: Arc::new(matrix), input, activations, output, bias, sparse, adapters })
+        Ok(Self { first_row, width, matrix, input, activations, output, bias, sparse, inner, adapters })
     }
+
+    fn side_terms(&self) -> impl Iterator<Item = &LowRank> {
+        self.inner.iter().chain(&self.adapters)
+    }
+}
+
+/// A matrix of a low-rank term.
+async fn load(device: &Device, stored: &StoredMatrix, staged: &mut usize) -> Result<Arc<Matrix>> {
+    let shape = Shape { rows: stored.rows, cols: stored.cols };
+    let matrix = device.matrix(&stored.name, stored.codec.clone(), shape)?;
+    device.load_into(&matrix, 0, &*stored.data, staged).await?;
+    Ok(Arc::new(matrix))
+}
+
+/// H of order n, or of order `block` on every block.
+fn plan(n: usize, transposed: bool, block: Option<usize>) -> Result<Plan> {
+    block.map_or_else(|| Plan::new(n, transposed), |block| Plan::blocks(n, block))
+}
+
+/// The b' with `signs ⊙ (H b') = bias`: products have a slot for a bias, output transforms have none.
+fn before_transform(bias: &[f32], signs: &[f32], block: Option<usize>) -> Result<Vec<f32>> {
+    let mut before = vec![0.0; signs.len()]; // rows past the bias are cut off
+    for ((before, &bias), &sign) in before.iter_mut().zip(bias).zip(signs) {
+        if bias != 0.0 {
+            *before = bias / sign;
+        }
+        if !before.is_finite() {
+            return Err(Error::corrupt("a bias where the scale of the output is zero").found(bias));
+        }
+    }
+    plan(signs.len(), true, block)?.apply(&mut before);
+    Ok(before)
 }

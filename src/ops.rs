@@ -106,7 +106,7 @@ pub enum Op {
         /// First column of out.
         offset: usize,
     },
-    /// `out[:, offset..] (+)= after ⊙ H(before ⊙ x)`.
+    /// `out[:, offset..offset + width] (+)= after ⊙ H(before ⊙ x)`.
     Hadamard {
         /// How many rows.
         rows: Rows,
@@ -120,10 +120,12 @@ pub enum Op {
         after: Option<Tensor>,
         /// Room for a step between, `[rows, ≥ n]`; used when the order is no power of two.
         scratch: Tensor,
-        /// `[rows, ≥ offset + n]`
+        /// `[rows, ≥ offset + width]`
         out: Tensor,
         /// First column of out.
         offset: usize,
+        /// Results that are wanted, the first of the n.
+        width: usize,
         /// Add to what is there.
         add: bool,
     },
@@ -324,11 +326,11 @@ impl Op {
                 check("entries of a sparse matrix", entries, 1)?;
                 check("sparse product output", out, offset + offsets.cols.saturating_sub(1))
             }
-            Op::Hadamard { plan, x, before, after, scratch, out, offset, .. } => {
+            Op::Hadamard { plan, x, before, after, scratch, out, offset, width, .. } => {
                 let n = plan.plan.n;
                 check("transform input", x, n)?;
                 check("transform scratch", scratch, n)?;
-                check("transform output", out, offset + n)?;
+                check("transform output", out, offset + width)?;
                 for vector in [before, after].into_iter().flatten() {
                     check("sign vector", vector, n)?;
                 }

@@ -106,7 +106,7 @@ fn run_op(op: &Op, step_tensor: &Tensor, step: &Step) -> Result<()> {
                 rows(x, step.rows(*which)).chunks_exact(x.cols).flat_map(product).collect();
             store(out, *offset, offsets.len() - 1, &values, true);
         }
-        Op::Hadamard { rows: which, plan, x, before, after, out, offset, add, .. } => {
+        Op::Hadamard { rows: which, plan, x, before, after, out, offset, width, add, .. } => {
             let n = plan.plan.n;
             let (before, after) = (before.as_ref().map(vector), after.as_ref().map(vector));
             let scale = |row: &mut [f32], by: &Option<Vec<f32>>| {
@@ -119,9 +119,9 @@ fn run_op(op: &Op, step_tensor: &Tensor, step: &Step) -> Result<()> {
                 scale(&mut row[..n], &before);
                 plan.plan.apply(&mut row[..n]);
                 scale(&mut row[..n], &after);
-                values.extend_from_slice(&row[..n]);
+                values.extend_from_slice(&row[..*width]);
             }
-            store(out, *offset, n, &values, *add);
+            store(out, *offset, *width, &values, *add);
         }
         Op::Scale { rows: which, x, by, out } => {
             let by = vector(by);

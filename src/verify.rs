@@ -93,7 +93,7 @@ impl Bench {
     fn matrix(&mut self, codec: &Arc<dyn Codec>, shape: Shape) -> Result<[Arc<Matrix>; 2]> {
         let mut items = Vec::new();
         for (i, field) in codec.fields().iter().enumerate() {
-            let count = shape.rows * codec.items(i, 0..shape.cols).len();
+            let count = field.lines(shape.rows) * codec.items(i, 0..shape.cols).len();
             items.push((0..count).map(|_| random_item(&mut self.rng, field.kind)).collect::<Vec<u32>>());
         }
         let make =
@@ -364,6 +364,7 @@ async fn hadamard(bench: &mut Bench, n: usize, block: Option<usize>) -> Result<f
             scratch: half(&scratch),
             out: half(&out),
             offset: 5,
+            width: if transposed { n } else { n - n / 5 },
             add: transposed,
         };
         worst = worst.max(bench.compare(&step(0, 2, |_| 0), 2, &out, &build).await?);

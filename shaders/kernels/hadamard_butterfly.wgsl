@@ -7,6 +7,7 @@ struct Butterfly {
     y_stride: u32,
     y_offset: u32,
     scale: f32,
+    width: u32, // results that are written
 }
 @group(0) @binding(3) var<uniform> P: Butterfly;
 @group(0) @binding(4) var<storage, read> x: array<f32>;
@@ -37,7 +38,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         }
         workgroupBarrier();
     }
-    for (var i = lane.x; i < LENGTH; i += LANES) {
+    for (var i = lane.x; i < LENGTH && first + i < P.width; i += LANES) {
         var v = block[i] * P.scale;
         if (AFTER) {
             v *= after[first + i];

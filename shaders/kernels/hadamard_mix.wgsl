@@ -6,6 +6,7 @@ struct Mix {
     y_stride: u32,
     y_offset: u32,
     scale: f32,
+    width: u32, // results that are written
 }
 @group(0) @binding(3) var<uniform> P: Mix;
 @group(0) @binding(0) var<storage, read> signs: array<u32>;
@@ -17,7 +18,7 @@ struct Mix {
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let i = id.x / LENGTH;
     let j = id.x % LENGTH;
-    if (i >= ORDER) {
+    if (i >= ORDER || id.x >= P.width) {
         return;
     }
     let words = (ORDER + 31u) / 32u;

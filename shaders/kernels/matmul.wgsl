@@ -6,6 +6,7 @@
 const STRIDE: u32 = 9u; // vec4s between rows of a tile: 8 and one to spread the banks
 var<workgroup> w_tile: array<vec4<f32>, 32u * STRIDE>;
 var<workgroup> x_tile: array<vec4<f32>, 32u * STRIDE>;
+const TABLE_ROOM: u32 = 16384u - 1024u * STRIDE; // bytes of workgroup memory that the codec may take
 
 fn dot4(w: vec4<f32>, x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>) -> vec4<f32> {
     return vec4(dot(w, x0), dot(w, x1), dot(w, x2), dot(w, x3));

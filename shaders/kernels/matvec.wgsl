@@ -3,6 +3,7 @@
 // requires: codec, x source, lib/product.wgsl, lib/product_io.wgsl
 
 var<workgroup> partial: array<vec4<f32>, 32u * SPLIT>;
+const TABLE_ROOM: u32 = 16384u - 512u * SPLIT; // bytes of workgroup memory that the codec may take
 
 @compute @workgroup_size(32, SPLIT)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>) {

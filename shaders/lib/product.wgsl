@@ -1,5 +1,5 @@
 // What matvec, matmul and gather share with every codec.
-// provides: P, Weights8, X32, cell_index, number16, number8, f16_value, sum4, sum32
+// provides: P, Weights8, X32, cell_index, line_index, number16, number8, f16_value, sum4, sum32
 
 struct Product {
     rows: u32,          // rows of this part of the matrix
@@ -28,8 +28,14 @@ struct X32 {
 
 // Place of a row's cell in [tile][cell][row of the tile]; `cells` is how many a row has.
 fn cell_index(row: u32, cell: u32, cells: u32) -> u32 {
+    return line_index(row, 1u, cell, cells);
+}
+
+// The same in [tile][cell][line of the tile], where `rows` rows (a power of two) share a line of cells.
+fn line_index(row: u32, rows: u32, cell: u32, cells: u32) -> u32 {
     let first = row & ~31u;
-    return first * cells + cell * min(32u, P.padded_rows - first) + (row & 31u);
+    let lines = (min(32u, P.padded_rows - first) + rows - 1u) / rows;
+    return first / rows * cells + cell * lines + (row & 31u) / rows;
 }
 
 // The value of an f16, subnormals included (unpack2x16float may flush them).

@@ -66,9 +66,9 @@ pub static SCHEMES: &[Scheme] = &[
     Scheme { name: "nf4-dq", about: "NF4 with double quantization (QLoRA)", extent: Reach::Layers,
         codec: double_nf4 },
     Scheme { name: "e8p12", about: "QuIP#: 2 bits, Hadamard transforms on both sides", extent: Reach::Incoherent,
-        codec: |_| Ok(E8p12::new()) },
+        codec: |_| Ok(E8p12::new(None)) },
     Scheme { name: "e8p12-plain", about: "the same without the transforms", extent: Reach::Layers,
-        codec: |_| Ok(E8p12::new()) },
+        codec: |_| Ok(E8p12::new(None)) },
     Scheme { name: "f32", about: "unquantized f32", extent: Reach::Everything, codec: |_| Ok(Plain::new(Kind::F32)) },
     Scheme { name: "f16", about: "unquantized f16", extent: Reach::Everything, codec: |_| Ok(Plain::new(Kind::F16)) },
     Scheme { name: "bf16", about: "unquantized bf16", extent: Reach::Everything, codec: |_| Ok(Plain::new(Kind::Bf16)) },
@@ -171,8 +171,8 @@ impl RandomModel {
             let mut signs = |count, size: f32| {
                 (0..count).map(|_| if rng.random() { size } else { -size }).collect::<Vec<f32>>()
             };
-            input = InputTransform::Hadamard(signs(cols, 1.0));
-            output = OutputTransform::Hadamard(signs(rows, pool.gain));
+            input = InputTransform::Hadamard { signs: signs(cols, 1.0), block: None };
+            output = OutputTransform::Hadamard { signs: signs(rows, pool.gain), block: None };
         }
         let first = rng.random_range(0..TILES);
         let tiles = Tiles { tiles: pool.tiles.clone(), first };
@@ -187,6 +187,7 @@ impl RandomModel {
             input,
             output,
             activations: None,
+            low_rank: None,
             slices,
             bias: None,
             sparse: None,
@@ -261,7 +262,7 @@ impl Pool {
         let mut rng = StdRng::seed_from_u64(cols as u64);
         let fields = codec.fields();
         let draw = |field: &Field| {
-            let count = TILES * TILE_ROWS * field.items(cols);
+            let count = TILES * field.lines(TILE_ROWS) * field.items(cols);
             (0..count).map(|_| random_item(&mut rng, field.kind)).collect()
         };
         let mut items: Vec<Vec<u32>> = fields.iter().map(draw).collect();
@@ -343,16 +344,18 @@ impl PieceSource for Repeated {
     }
 
     fn read<'a>(&'a self, extent: &'a Extent) -> BoxFuture<'a, Result<Piece>> {
-        let cut = |(field, items): (Field, &Vec<u32>)| {
-            let (a_row, first) = (field.items(self.shape.cols), extent.cols.start / field.run);
-            let count = field.items(extent.cols.len());
-            let row = |row: usize| {
-                let tile = (row / TILE_ROWS + self.tiles.first) % TILES;
-                &items[(tile * TILE_ROWS + row % TILE_ROWS) * a_row + first..][..count]
+        let fields = self.codec.fields();
+        let cut = |(i, items): (usize, &Vec<u32>)| {
+            let (field, lines) = (&fields[i], fields[i].lines(TILE_ROWS));
+            let (a_line, part) = (field.items(self.shape.cols), self.codec.items(i, extent.cols.clone()));
+            let line = |line: usize| {
+                let tile = (line / lines + self.tiles.first) % TILES;
+                &items[(tile * lines + line % lines) * a_line..][part.clone()]
             };
-            extent.rows.clone().flat_map(row).copied().collect()
+            let all = extent.rows.start / field.rows..field.lines(extent.rows.end);
+            all.flat_map(line).copied().collect()
         };
-        let items = self.codec.fields().into_iter().zip(&self.pool.items).map(cut).collect();
+        let items = self.pool.items.iter().enumerate().map(cut).collect();
         Box::pin(std::future::ready(Ok(Piece { extent: extent.clone(), items })))
     }
 

@@ -14,12 +14,16 @@ const BAND: usize = 1 << 20;
 const COLUMNS: usize = 16;
 
 /// Decodes `matrix` and hands out its rows in order: the weights W of `y = W·x`, so with permutations and Hadamard
-/// transforms undone (in f64, rounded once).
+/// transforms undone and low-rank terms added (in f64, rounded once).
 pub async fn rows(matrix: &StoredMatrix, mut each: impl FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
     let cols = matrix.cols;
     let input = match &matrix.input {
-        InputTransform::Hadamard(_) => Some(Hadamard::new(cols)?),
+        InputTransform::Hadamard { block, .. } => Some(Hadamard::new(cols, *block)?),
         _ => None,
+    };
+    let low_rank = match matrix.low_rank.as_deref() {
+        Some([down, up]) => Some((dense(down).await?, dense(up).await?, down.rows)),
+        None => None,
     };
     let mut whole = Vec::new();
     let mut out = vec![0f32; cols];
@@ -31,57 +35,43 @@ pub async fn rows(matrix: &StoredMatrix, mut each: impl FnMut(usize, &[f32]) -> 
         let mut packed = Packed::band(matrix.codec.clone(), shape, first);
         packed.write_piece(&piece);
         drop(piece);
-        let mut row = vec![0f32; cols];
         for r in 0..band.len() {
-            packed.decode_row(r, &mut row);
-            let exact = match (&matrix.input, &input) {
-                (order, _) if matrix.sparse.is_some() => {
-                    // Outliers are added before the one rounding.
-                    let mut wide = vec![0f64; cols];
-                    packed.codec.exact_row(&packed, r, &mut wide);
-                    if let InputTransform::Permute(order) = order {
-                        let permuted = wide.clone();
-                        order.iter().zip(permuted).for_each(|(&k, w)| wide[k as usize] = w);
-                    }
-                    let entries = matrix.sparse.iter().flat_map(|sparse| sparse.row(first + r));
-                    entries.for_each(|(k, value)| wide[k] += value);
-                    Some(wide)
+            let mut row = vec![0f64; cols];
+            packed.codec.exact_row(&packed, r, &mut row); // what is added comes before the one rounding
+            if let Some((down, up, rank)) = &low_rank {
+                for (down, &up) in down.chunks_exact(cols).zip(&up[(first + r) * rank..]).take(*rank) {
+                    row.iter_mut().zip(down).for_each(|(w, &d)| *w += f64::from(up) * f64::from(d));
                 }
+            }
+            match (&matrix.input, &input) {
                 (InputTransform::Permute(order), _) => {
                     // x'[k] = x[order[k]]
-                    order.iter().zip(&row).for_each(|(&k, &w)| out[k as usize] = w);
-                    None
+                    let permuted = row.clone();
+                    order.iter().zip(permuted).for_each(|(&k, w)| row[k as usize] = w);
                 }
                 (InputTransform::Scale(scales), _) => {
-                    let exact = row.iter().zip(scales).map(|(&w, &s)| f64::from(w) * f64::from(s));
-                    Some(exact.collect())
+                    row.iter_mut().zip(scales).for_each(|(w, &s)| *w *= f64::from(s));
                 }
-                (InputTransform::Hadamard(signs), Some(hadamard)) => {
+                (InputTransform::Hadamard { signs, .. }, Some(hadamard)) => {
                     // Ŵ Hᵀ diag(signs): every row goes through H.
-                    let mut wide: Vec<f64> = row.iter().map(|&w| f64::from(w)).collect();
-                    hadamard.apply(&mut wide);
-                    wide.iter_mut().zip(signs).for_each(|(w, &s)| *w *= f64::from(s));
-                    Some(wide)
+                    hadamard.apply(&mut row);
+                    row.iter_mut().zip(signs).for_each(|(w, &s)| *w *= f64::from(s));
                 }
-                _ => {
-                    out.copy_from_slice(&row);
-                    None
-                }
-            };
-            match (&matrix.output, exact) {
-                (OutputTransform::None, None) => each(first + r, &out)?,
-                (OutputTransform::None, Some(exact)) => {
-                    out.iter_mut().zip(&exact).for_each(|(out, &w)| *out = w as f32);
-                    each(first + r, &out)?;
-                }
-                (OutputTransform::Hadamard(_), Some(exact)) => whole.extend(exact),
-                (OutputTransform::Hadamard(_), None) => whole.extend(out.iter().map(|&w| f64::from(w))),
+                _ => {}
+            }
+            let sparse = matrix.sparse.iter().flat_map(|sparse| sparse.row(first + r));
+            sparse.for_each(|(k, value)| row[k] += value);
+            if matrix.output == OutputTransform::None {
+                out.iter_mut().zip(&row).for_each(|(out, &w)| *out = w as f32);
+                each(first + r, &out)?;
+            } else {
+                whole.extend(row);
             }
         }
     }
-    let OutputTransform::Hadamard(signs) = &matrix.output else { return Ok(()) };
+    let OutputTransform::Hadamard { signs, block } = &matrix.output else { return Ok(()) };
     // diag(signs) H: every column goes through H.
-    let hadamard = Hadamard::new(matrix.rows)?;
+    let hadamard = Hadamard::new(matrix.rows, *block)?;
     for first in (0..cols).step_by(COLUMNS) {
         let columns = first..cols.min(first + COLUMNS);
         let mut turned: Vec<Vec<f64>> = columns.clone().map(|_| Vec::with_capacity(matrix.rows)).collect();
@@ -93,11 +83,22 @@ pub async fn rows(matrix: &StoredMatrix, mut each: impl FnMut(usize, &[f32]) -> 
             row[columns.clone()].iter_mut().zip(&turned).for_each(|(w, column)| *w = column[r]);
         }
     }
-    for (r, (row, &sign)) in whole.chunks_exact(cols).zip(signs).enumerate() {
+    for (r, (row, &sign)) in whole.chunks_exact(cols).zip(signs).take(matrix.width()).enumerate() {
         out.iter_mut().zip(row).for_each(|(out, &w)| *out = (w * f64::from(sign)) as f32);
         each(r, &out)?;
     }
     Ok(())
+}
+
+/// All of a small matrix, row-major.
+async fn dense(matrix: &StoredMatrix) -> Result<Vec<f32>> {
+    let mut all = Vec::with_capacity(matrix.rows * matrix.cols);
+    Box::pin(rows(matrix, |_, row| {
+        all.extend_from_slice(row);
+        Ok(())
+    }))
+    .await?;
+    Ok(all)
 }
 
 /// The SHA-256 of each slice of `matrix` (`q_proj` …) as row-major little-endian f32, in hexadecimal.
@@ -118,7 +119,7 @@ pub async fn sha256(matrix: &StoredMatrix) -> Result<Vec<(String, String)>> {
     Ok(matrix.slices.iter().zip(hashes).map(|(slice, hash)| (slice.name.clone(), hex(hash))).collect())
 }
 
-/// H of order n in f64.
+/// H of order n, or on blocks, in f64.
 struct Hadamard {
     core: Signs,
     power: usize,
@@ -126,14 +127,19 @@ struct Hadamard {
 }
 
 impl Hadamard {
-    fn new(n: usize) -> Result<Self> {
+    fn new(n: usize, block: Option<usize>) -> Result<Self> {
+        let n = block.unwrap_or(n);
         let Factor { order, power } = factor(n)?;
         let core = core_matrix(order).ok_or_else(|| crate::Error::unsupported("order").found(order))?;
         Ok(Self { core, power, scale: 1.0 / (n as f64).sqrt() })
     }
 
-    /// `x ← H x`
+    /// `x ← H x`, block by block.
     fn apply(&self, x: &mut [f64]) {
+        x.chunks_exact_mut(self.core.order() * self.power).for_each(|block| self.apply_block(block));
+    }
+
+    fn apply_block(&self, x: &mut [f64]) {
         for run in x.chunks_exact_mut(self.power) {
             let mut half = 1;
             while half < run.len() {

@@ -115,7 +115,8 @@ pub fn parse_config(config: &[u8], generation: Option<&[u8]>) -> Result<ModelCon
 
 fn architecture(keys: &Keys) -> Result<&'static str> {
     let class = keys.get("architectures").and_then(|v| v.get(0)).and_then(Value::as_str);
-    let model_type = keys.text("model_type")?;
+    // AQLM's first models came with code of their own: `llama_aqlm`.
+    let model_type = keys.text("model_type")?.map(|name| name.strip_suffix("_aqlm").unwrap_or(name));
     let Some(name) = model_type.or(class) else {
         return Err(Error::missing("missing model_type").file(keys.file));
     };

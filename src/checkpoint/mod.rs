@@ -18,6 +18,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 mod affine;
+pub mod aqlm;
 pub mod autoround;
 pub mod awq;
 pub mod bitnet;
@@ -25,6 +26,7 @@ pub mod bitsandbytes;
 pub mod compressed_tensors;
 pub mod decode;
 pub mod exl2;
+pub mod exl3;
 pub mod fp4;
 pub mod fp8;
 pub mod ggml;
@@ -54,7 +56,7 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 pub struct StoredMatrix {
     /// Module name, for messages: `model.layers.0.self_attn.q_proj`.
     pub name: String,
-    /// Output features.
+    /// Output features, with those that pad a matrix for its output transform (EXL3).
     pub rows: usize,
     /// Input features.
     pub cols: usize,
@@ -66,9 +68,11 @@ pub struct StoredMatrix {
     pub output: OutputTransform,
     /// How the format means x to be quantized before the product; done only where it is asked for.
     pub activations: Option<Activations>,
+    /// B `[r, cols]` and A `[rows, r]`: the product with x', before the output transform, gains `A·(B·x')` (QuIP#).
+    pub low_rank: Option<Box<[StoredMatrix; 2]>>,
     /// The modules that the rows belong to, in row order; one, unless the checkpoint itself is fused (QuIP#, MLC).
     pub slices: Vec<Slice>,
-    /// Added to y, `[rows]`.
+    /// Added to y, `[width]`.
     pub bias: Option<Vec<f32>>,
     /// A sparse matrix whose product with x is added to y: outliers.
     pub sparse: Option<Sparse>,
@@ -103,6 +107,13 @@ impl Sparse {
     }
 }
 
+impl StoredMatrix {
+    /// Output features without padding: what the slices have.
+    pub fn width(&self) -> usize {
+        self.slices.last().map_or(self.rows, |slice| slice.rows.end)
+    }
+}
+
 /// Named rows of a matrix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slice {
@@ -122,8 +133,14 @@ pub enum InputTransform {
     Permute(Vec<u32>),
     /// `x'[k] = scales[k] · x[k]` (AWQ's scaled activations, SmoothQuant).
     Scale(Vec<f32>),
-    /// `x' = Hᵀ (signs ⊙ x)`, H the orthonormal Hadamard matrix of order `cols` (QuIP#'s SU).
-    Hadamard(Vec<f32>),
+    /// `x' = Hᵀ (signs ⊙ x)`, H the orthonormal Hadamard matrix of order `cols` (QuIP#'s SU), or one on each `block` of
+    /// columns (EXL3's suh).
+    Hadamard {
+        /// `[cols]`; not only ±1 after fine-tuning.
+        signs: Vec<f32>,
+        /// A power of two.
+        block: Option<usize>,
+    },
 }
 
 /// What happens to the product afterwards.
@@ -132,8 +149,14 @@ pub enum OutputTransform {
     /// Nothing.
     #[default]
     None,
-    /// `y = signs ⊙ (H y')`, H the orthonormal Hadamard matrix of order `rows` (QuIP#'s SV, its scales folded in).
-    Hadamard(Vec<f32>),
+    /// `y = signs ⊙ (H y')`, H the orthonormal Hadamard matrix of order `rows` (QuIP#'s SV, its scales folded in), or one
+    /// on each `block` of rows (EXL3's svh).
+    Hadamard {
+        /// `[rows]`
+        signs: Vec<f32>,
+        /// A power of two.
+        block: Option<usize>,
+    },
 }
 
 /// Reads rectangles of one matrix as items of its codec's fields.
@@ -622,6 +645,9 @@ fn quantization(config: &Value, gptq: Option<Value>, awq: Option<Value>) -> Valu
     }
     if let Some(settings) = key("compression_config") {
         return with_method(settings, "compressed-tensors");
+    }
+    if let Some(settings) = key("aqlm") {
+        return with_method(settings, "aqlm");
     }
     if let Some(settings) = key("quip_params") {
         let qtip = settings.get("codebook").is_some_and(|name| name == "bitshift");

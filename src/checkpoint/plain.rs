@@ -2,7 +2,7 @@
 //! `M.bias [N]`. In safetensors and in GGUF.
 
 use super::tensor::{Dtype, Grid, RowOrder, TensorInfo};
-use super::{BoxFuture, Module, PieceSource, Reader, StoredMatrix};
+use super::{BoxFuture, InputTransform, Module, OutputTransform, PieceSource, Reader, StoredMatrix};
 use crate::error::Result;
 use crate::quant::plain::Plain;
 use crate::quant::{Extent, Kind, Piece};
@@ -27,19 +27,38 @@ pub static READER: Reader = Reader {
 
 async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
     module.only(&["weight", "bias"])?;
-    let weight = module.require("weight")?;
-    let kind = weight.expect_float()?;
-    weight.expect_shape(&[module.rows, module.cols])?;
+    let (codec, rows) = rows(module.require("weight")?, module.rows, module.cols, module.order)?;
+    module.matrix(&READER, codec, Arc::new(rows)).await
+}
+
+/// The tensor `suffix` of a module as a matrix by itself: what other formats keep beside their codes.
+pub(super) fn matrix(module: &Module<'_>, suffix: &str, rows: usize, cols: usize) -> Result<StoredMatrix> {
+    let tensor = module.require(suffix)?;
+    let (codec, data) = self::rows(tensor, rows, cols, RowOrder::Stored)?;
+    Ok(StoredMatrix {
+        name: tensor.name.clone(),
+        rows,
+        cols,
+        codec,
+        input: InputTransform::None,
+        output: OutputTransform::None,
+        activations: None,
+        sparse: None,
+        low_rank: None,
+        slices: Vec::new(),
+        bias: None,
+        data: Arc::new(data),
+        disk_bytes: tensor.bytes(),
+        format: "unquantized",
+    })
+}
+
+fn rows(tensor: &TensorInfo, rows: usize, cols: usize, order: RowOrder) -> Result<(Arc<Plain>, Rows)> {
+    let kind = tensor.expect_float()?;
+    tensor.expect_shape(&[rows, cols])?;
     let codec = Plain::new(kind);
-    let data = Rows {
-        tensor: weight.clone(),
-        codec: codec.clone(),
-        kind,
-        cols: module.cols,
-        rows: module.rows,
-        order: module.order,
-    };
-    module.matrix(&READER, codec, Arc::new(data)).await
+    let data = Rows { tensor: tensor.clone(), codec: codec.clone(), kind, rows, cols, order };
+    Ok((codec, data))
 }
 
 /// Rows of floats.

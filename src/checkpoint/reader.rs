@@ -2,8 +2,9 @@
 
 use super::tensor::{RowOrder, TensorInfo, Tensors};
 use super::{
-    BoxFuture, InputTransform, OutputTransform, PieceSource, Slice, StoredMatrix, autoround, awq, bitnet,
-    bitsandbytes, compressed_tensors, exl2, fp4, fp8, ggml, gptq, hqq, mlc, plain, quip, spqr, torch_int,
+    BoxFuture, InputTransform, OutputTransform, PieceSource, Slice, StoredMatrix, aqlm, autoround, awq,
+    bitnet, bitsandbytes, compressed_tensors, exl2, exl3, fp4, fp8, ggml, gptq, hqq, mlc, plain, quip, spqr,
+    torch_int,
 };
 use crate::error::{Error, Result};
 use crate::quant::Codec;
@@ -46,7 +47,9 @@ pub static READERS: &[&Reader] = &[
     &bitnet::READER,
     &bitsandbytes::READER,
     &torch_int::READER,
+    &aqlm::READER,
     &quip::READER,
+    &exl3::READER,
     &ggml::READER,
     &plain::READER,
 ];
@@ -78,6 +81,17 @@ impl<'a> Module<'a> {
     /// The tensor `name.suffix`, or an error that names it.
     pub fn require(&self, suffix: &str) -> Result<&'a TensorInfo> {
         self.tensors.require(&format!("{}.{suffix}", self.name))
+    }
+
+    /// The float tensor `suffix`, which has to have `len` elements.
+    pub(crate) async fn vector(&self, suffix: &str, len: usize) -> Result<Vec<f32>> {
+        let tensor = self.require(suffix)?;
+        let found: usize = tensor.shape.iter().product();
+        if found != len {
+            let error = Error::corrupt(format!("{suffix} length mismatch")).expected(len).found(found);
+            return Err(tensor.blame(error));
+        }
+        tensor.floats(len, suffix).await
     }
 
     /// `quant_method` of the configuration.
@@ -156,6 +170,7 @@ impl<'a> Module<'a> {
             input: InputTransform::None,
             output: OutputTransform::None,
             activations: None,
+            low_rank: None,
             slices: self.slices.clone(),
             bias,
             sparse: None,

@@ -477,8 +477,8 @@ impl Grid {
     pub(crate) fn new(rows: usize, cols: usize, codec: &dyn Codec) -> Self {
         let fields = codec.fields();
         let steps = codec.sections().into_iter().filter_map(|section| {
-            let run = fields[section.field].run;
-            (run <= cols).then(|| run * section.cell)
+            let field = &fields[section.field];
+            (field.run <= cols).then(|| section.cell_cols(field))
         });
         let col_step = steps.fold(UNIT, lcm);
         Self { rows, cols, row_step: TILE_ROWS, col_step, major: Major::Rows, cost: 1 }

@@ -453,13 +453,15 @@ pub(crate) fn lower<'a>(
                 grid: Grid::each(n.div_ceil(64), *rows),
             });
         }
-        Op::Hadamard { rows, plan, x, before, after, scratch, out, offset, add } => {
+        Op::Hadamard { rows, plan, x, before, after, scratch, out, offset, width, add } => {
             let Transform { plan, signs } = &**plan;
-            let strides = |x: &Tensor, out: &Tensor, offset: usize, scale: f32| {
-                vec![x.cols as u32, out.cols as u32, offset as u32, scale.to_bits()]
+            let strides = |x: &Tensor, out: &Tensor, offset: usize, width: usize, scale: f32| {
+                let strides = [x.cols, out.cols, offset].map(|n| n as u32);
+                [&strides[..], &[scale.to_bits(), width as u32, 0, 0, 0]].concat()
             };
             let mixed = signs.is_some();
-            let (target, at, scale) = if mixed { (scratch, 0, 1.0) } else { (out, *offset, plan.scale) };
+            let (target, at, wide, scale) =
+                if mixed { (scratch, 0, plan.n, 1.0) } else { (out, *offset, *width, plan.scale) };
             let last = !mixed;
             all.push(Lowered {
                 module: butterfly_module(plan.run, before.is_some(), last && after.is_some(), last && *add),
@@ -469,7 +471,7 @@ pub(crate) fn lower<'a>(
                     (7, or_unused(before)?),
                     (8, or_unused(after)?),
                 ],
-                params: strides(x, target, at, scale),
+                params: strides(x, target, at, wide, scale),
                 grid: Grid::each(plan.runs, *rows),
             });
             if let Some(signs) = signs {
@@ -481,8 +483,8 @@ pub(crate) fn lower<'a>(
                         (5, out.gpu()?),
                         (8, or_unused(after)?),
                     ],
-                    params: strides(scratch, out, *offset, plan.scale),
-                    grid: Grid::each(plan.n.div_ceil(64), *rows),
+                    params: strides(scratch, out, *offset, *width, plan.scale),
+                    grid: Grid::each(width.div_ceil(64), *rows),
                 });
             }
         }

@@ -26,12 +26,14 @@ macro_rules! parts {
 
 parts![
     "codecs/bilevel.wgsl",
+    "codecs/codebook.wgsl",
     "codecs/e8p12.wgsl",
     "codecs/plain.wgsl",
     "codecs/fp8.wgsl",
     "codecs/int.wgsl",
     "codecs/lookup.wgsl",
     "codecs/mixed.wgsl",
+    "codecs/trellis.wgsl",
     "kernels/argmax.wgsl",
     "kernels/attention.wgsl",
     "kernels/gather.wgsl",

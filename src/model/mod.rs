@@ -386,7 +386,7 @@ impl Model {
         let head = own_head.as_ref().unwrap_or(&embedding);
 
         let linears = |l: &Layer| [&l.wqkv, &l.wo, &l.gate_up, &l.down].map(|l| (l.scratch(), l.bytes()));
-        let all: Vec<_> = layers.iter().flat_map(linears).chain([(head.scratch(), 0)]).collect();
+        let all: Vec<_> = layers.iter().flat_map(linears).collect();
         let scratch = all.iter().map(|(s, _)| *s).fold(ScratchSize::default(), ScratchSize::or);
         let weights = all.iter().map(|(_, bytes)| bytes).sum::<u64>()
             + embedding.bytes()
@@ -401,6 +401,8 @@ impl Model {
         let logits = device.zeros("logits", 1, config.vocab)?;
         let block_logits = device.zeros("logits", HEAD_BLOCK, config.vocab)?;
         let block_normed = device.zeros("activations", HEAD_BLOCK, config.hidden)?;
+        // Of its own: few rows, but a transform of the logits is as wide as the vocabulary.
+        let head_scratch = head.scratch().allocate(device, HEAD_BLOCK)?;
 
         let body = |a: &Activations| -> Result<Vec<Op>> {
             let mut ops = vec![Op::Gather { table: embedding.table()?, out: a.x.clone() }];
@@ -412,7 +414,7 @@ impl Model {
         let head_ops = |ops: &mut Vec<Op>, a: &Activations, normed: &Tensor, logits: &Tensor| {
             let (x, weight, eps) = (a.x.clone(), norm.clone(), config.norm_eps);
             ops.push(Op::RmsNorm { rows: Rows::Head, x, weight, eps, out: normed.clone() });
-            head.forward(ops, Rows::Head, &a.scratch, normed, logits, false);
+            head.forward(ops, Rows::Head, &head_scratch, normed, logits, false);
         };
         let mut prefill = body(&many)?;
         head_ops(&mut prefill, &many, &one.normed, &logits);

@@ -44,9 +44,9 @@ impl Codec for Bilevel {
     /// Codes; `q_s | q_z << 3` of a group; the halves `S_s, Z_s, S_z, Z_z` as above.
     fn fields(&self) -> Vec<Field> {
         vec![
-            Field { name: "codes", kind: Kind::Code(3), run: 1 },
-            Field { name: "first order", kind: Kind::Code(6), run: TILE },
-            Field { name: "second order", kind: Kind::F16, run: TILE * TILES },
+            Field::new("codes", Kind::Code(3), 1),
+            Field::new("first order", Kind::Code(6), TILE),
+            Field::new("second order", Kind::F16, TILE * TILES),
         ]
     }
 

@@ -6,6 +6,9 @@
 //!
 //! `par = s₀ ⊕ … ⊕ s₇;  s' = s ⊕ par;  w_i = (1 − 2 s'_p) · v_i + (par ? −¼ : ¼)`
 //!
+//! For 3 and 4 bits a residual code follows for the same weights: `w + r / 2.04`, r one of 256 points around the
+//! origin of E8, or `w + r / 3.45`, r another E8P12 point.
+//!
 //! Scales belong to the layer's output transform; there is none in here. Columns past the end of a row decode
 //! to something other than zero, so a product has to pad its activations with zeros.
 
@@ -13,17 +16,54 @@ use super::{Codec, Family, Field, Kind, Packed, Section, interchangeable};
 use std::any::Any;
 use std::sync::{Arc, LazyLock};
 
-/// E8P12.
+/// E8P12, alone or with a residual plane.
 pub static FAMILY: Family = Family {
     name: "e8p12",
-    about: "2-bit lattice codes, 16 bits for 8 weights (QuIP#)",
+    about: "2-bit lattice codes, 16 bits for 8 weights, with residual codes for 3 and 4 bits (QuIP#)",
     wgsl: "codecs/e8p12.wgsl",
-    samples: || vec![E8p12::new()],
+    samples: || {
+        let residuals = [None, Some(Residual::RVQ3B), Some(Residual::RVQ4B)];
+        residuals.into_iter().map(|residual| E8p12::new(residual) as _).collect()
+    },
 };
 
-/// The codec; it has no parameters.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct E8p12;
+/// The codec: `w = E8P12(code)`, plus `plane(residual code) / divisor`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct E8p12 {
+    residual: Option<Residual>,
+}
+
+/// A second code for the same 8 weights, which corrects the first.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Residual {
+    /// What it means.
+    pub plane: Plane,
+    /// What its points are divided by.
+    pub divisor: f64,
+}
+
+/// How a residual is coded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plane {
+    /// 8 bits: the 241 points of E8 with |v|² ≤ 2 and 15 of the ±2e_i.
+    E8,
+    /// 16 bits: E8P12 once more.
+    E8p12,
+}
+
+impl Residual {
+    /// Of E8P12RVQ3B.
+    pub const RVQ3B: Self = Self { plane: Plane::E8, divisor: 2.04 };
+    /// Of E8P12RVQ4B.
+    pub const RVQ4B: Self = Self { plane: Plane::E8p12, divisor: 3.45 };
+
+    fn bits(&self) -> u32 {
+        match self.plane {
+            Plane::E8 => 8,
+            Plane::E8p12 => 16,
+        }
+    }
+}
 
 /// Where the 0.5s are in the 29 rows of norm 12, one octal digit a dimension; the other five are 1.5.
 const NORM_12: [u32; 29] = [
@@ -53,6 +93,28 @@ static ROWS: LazyLock<[u32; 256]> = LazyLock::new(|| {
     rows
 });
 
+/// The 256 points of the 8-bit plane, in the same form: integers in lexicographic order, halves likewise, then 2e_i
+/// and −2e_i but for the last.
+static E8_ROWS: LazyLock<[u32; 256]> = LazyLock::new(|| {
+    let row = |doubled: [i32; 8]| (0..8).fold(0, |row, d| row | ((doubled[d] + 8) as u32) << (4 * d));
+    // 2v of {−1, 0, 1}⁸ and of {−½, ½}⁸; sums of v are even.
+    let integers =
+        (0..3i32.pow(8)).map(|i| std::array::from_fn(|d| 2 * (i / 3i32.pow(7 - d as u32) % 3 - 1)));
+    let halves = (0..1 << 8).map(|i| std::array::from_fn(|d| 2 * (i >> (7 - d) & 1) - 1));
+    let short = integers
+        .chain(halves)
+        .filter(|v: &[i32; 8]| v.iter().map(|v| v * v).sum::<i32>() <= 8 && v.iter().sum::<i32>() % 4 == 0);
+    let axes = (0..15).map(|i| std::array::from_fn(|d| if d == i % 8 { 4 - i as i32 / 8 * 8 } else { 0 }));
+    let mut rows = [0; 256];
+    rows.iter_mut().zip(short.chain(axes)).for_each(|(to, from)| *to = row(from));
+    rows
+});
+
+/// The point of a code of the 8-bit plane.
+pub fn decode_e8(code: u8) -> [f32; 8] {
+    std::array::from_fn(|d| ((E8_ROWS[code as usize] >> (4 * d) & 15) as f32 - 8.0) / 2.0)
+}
+
 /// The weights of one code; the shader does the same four dimensions at a time.
 pub fn decode(code: u16) -> [f32; 8] {
     let row = ROWS[code as usize >> 8];
@@ -67,9 +129,18 @@ pub fn decode(code: u16) -> [f32; 8] {
 }
 
 impl E8p12 {
-    /// The codec.
-    pub fn new() -> Arc<Self> {
-        Arc::new(Self)
+    /// E8P12, corrected by a residual if there is one.
+    pub fn new(residual: Option<Residual>) -> Arc<Self> {
+        Arc::new(Self { residual })
+    }
+
+    /// What corrects the first code.
+    pub fn residual(&self) -> Option<Residual> {
+        self.residual
+    }
+
+    fn residual_bits(&self) -> u32 {
+        self.residual.map_or(0, |residual| residual.bits())
     }
 }
 
@@ -79,35 +150,58 @@ impl Codec for E8p12 {
     }
 
     fn name(&self) -> String {
-        "e8p12".into()
+        match self.residual {
+            None => "e8p12".into(),
+            Some(Residual { plane: Plane::E8, divisor }) => format!("e8p12 + e8/{divisor}"),
+            Some(Residual { plane: Plane::E8p12, divisor }) => format!("e8p12 + e8p12/{divisor}"),
+        }
     }
 
+    /// The residual's code stands above the first.
     fn fields(&self) -> Vec<Field> {
-        vec![Field { name: "codes", kind: Kind::Code(16), run: 8 }]
+        vec![Field::new("codes", Kind::Code(16 + self.residual_bits()), 8)]
     }
 
     fn sections(&self) -> Vec<Section> {
-        vec![Section { binding: 0, field: 0, shift: 0, bits: 16, cell: 4 }]
+        let mut sections = vec![Section { binding: 0, field: 0, shift: 0, bits: 16, cell: 4 }];
+        if let Some(residual) = self.residual {
+            sections.push(Section { binding: 0, field: 0, shift: 16, bits: residual.bits(), cell: 4 });
+        }
+        sections
     }
 
-    /// The 256 rows, a nibble a dimension: 2 v_i + 8.
+    /// The 256 rows, a nibble a dimension: 2 v_i + 8; then those of the 8-bit plane.
     fn tables(&self) -> Vec<u32> {
-        ROWS.to_vec()
+        let e8 = self.residual.filter(|residual| residual.plane == Plane::E8);
+        ROWS.iter().chain(e8.iter().flat_map(|_| E8_ROWS.iter())).copied().collect()
     }
 
     fn constants(&self) -> Vec<(&'static str, u32)> {
-        Vec::new()
+        let factor = self.residual.map_or(0.0, |residual| 1.0 / residual.divisor) as f32;
+        vec![
+            ("RESIDUAL_BITS", self.residual_bits()),
+            ("RESIDUAL_FACTOR", factor.to_bits()),
+            ("TABLE_ROWS", self.tables().len() as u32),
+        ]
     }
 
     fn decode_row(&self, packed: &Packed, row: usize, out: &mut [f32]) {
         for (i, out) in out.chunks_mut(8).enumerate() {
             let weights = decode(packed.item(0, row, i) as u16);
             out.copy_from_slice(&weights[..out.len()]);
+            let Some(Residual { plane, divisor }) = self.residual else { continue };
+            let residual = match (plane, packed.item(1, row, i)) {
+                (Plane::E8, code) => decode_e8(code as u8),
+                (Plane::E8p12, code) => decode(code as u16),
+            };
+            for (w, r) in out.iter_mut().zip(residual) {
+                *w = (f64::from(*w) + f64::from(r) / divisor) as f32;
+            }
         }
     }
 
     fn fuse(&self, parts: &[(&dyn Codec, usize)]) -> Option<Arc<dyn Codec>> {
-        interchangeable(parts).then(|| Self::new() as _)
+        interchangeable(parts).then(|| Arc::new(self.clone()) as _)
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -156,6 +250,35 @@ mod tests {
             }
             assert_eq!(weights.iter().map(|w| w - shift).sum::<f32>() % 2.0, 0.0, "{code:#06x}");
             assert!(seen.insert(weights.map(f32::to_bits)), "{code:#06x} is a duplicate");
+        }
+    }
+
+    #[test]
+    fn the_8_bit_plane_is_around_the_origin() {
+        let points: Vec<[f32; 8]> = (0..=255).map(decode_e8).collect();
+        let norm = |v: &[f32; 8]| v.iter().map(|v| v * v).sum::<f32>();
+        let count = |n: f32| points.iter().filter(|v| norm(v) == n).count();
+        assert_eq!([0.0, 2.0, 4.0].map(count), [1, 112 + 128, 15]);
+        assert!(points.iter().all(|v| v.iter().sum::<f32>() % 2.0 == 0.0));
+        assert_eq!(points.iter().map(|v| v.map(f32::to_bits)).collect::<HashSet<_>>().len(), 256);
+        assert_eq!((points[0], points[56]), ([-1.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], [0.0; 8]));
+        assert_eq!(points[113], [-0.5; 8]);
+        assert_eq!((points[241][0], points[248][7], points[249][0], points[255][6]), (2.0, 2.0, -2.0, -2.0));
+    }
+
+    #[test]
+    fn residuals_are_added() {
+        for (residual, points) in [(Residual::RVQ3B, decode_e8(7)), (Residual::RVQ4B, decode(7))] {
+            let codec = E8p12::new(Some(residual));
+            let mut packed = Packed::new(codec, Shape { rows: 1, cols: 16 });
+            let items = vec![vec![7 << 16, 7 << 16 | 0x1234]];
+            packed.write_piece(&Piece { extent: Extent { rows: 0..1, cols: 0..16 }, items });
+            let mut row = [0.0; 16];
+            packed.decode_row(0, &mut row);
+            for d in 0..8 {
+                let wanted = f64::from(decode(0x1234)[d]) + f64::from(points[d]) / residual.divisor;
+                assert_eq!(row[8 + d], wanted as f32);
+            }
         }
     }
 
@@ -218,7 +341,7 @@ mod tests {
     fn stored(tensors: &Tensors, module: &str) -> Packed {
         let qidxs = format!("{module}.Qidxs");
         let (rows, cols) = (tensors.shape(&qidxs)[0], tensors.shape(&qidxs)[1] * 32);
-        let mut packed = Packed::new(E8p12::new(), Shape { rows, cols });
+        let mut packed = Packed::new(E8p12::new(None), Shape { rows, cols });
         let items = vec![untile(tensors.bytes(&qidxs), rows, cols)];
         packed.write_piece(&Piece { extent: Extent { rows: 0..rows, cols: 0..cols }, items });
         packed
@@ -301,7 +424,10 @@ mod tests {
         ";
         let product = include_str!("../../shaders/lib/product.wgsl");
         let codec = include_str!("../../shaders/codecs/e8p12.wgsl");
-        let source = format!("{stub}{product}{codec}");
+        let residual = E8p12::new(Some(Residual::RVQ3B));
+        let constants = residual.constants();
+        let header: String = constants.iter().map(|(name, v)| format!("const {name}: u32 = {v}u;")).collect();
+        let source = format!("{header}{stub}{product}{codec}");
         let module = naga::front::wgsl::parse_str(&source).map_err(|e| e.emit_to_string(&source)).unwrap();
         let (flags, floor) = (naga::valid::ValidationFlags::all(), naga::valid::Capabilities::empty());
         naga::valid::Validator::new(flags, floor).validate(&module).unwrap();

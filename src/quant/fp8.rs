@@ -62,10 +62,7 @@ impl Codec for Fp8 {
     }
 
     fn fields(&self) -> Vec<Field> {
-        vec![
-            Field { name: "codes", kind: self.kind, run: 1 },
-            Field { name: "scales", kind: self.scale, run: self.group },
-        ]
+        vec![Field::new("codes", self.kind, 1), Field::new("scales", self.scale, self.group)]
     }
 
     fn sections(&self) -> Vec<Section> {

@@ -152,19 +152,13 @@ impl Codec for Int {
     }
 
     fn fields(&self) -> Vec<Field> {
-        let mut fields = vec![
-            Field { name: "codes", kind: Kind::Code(self.bits), run: 1 },
-            Field { name: "scales", kind: self.scale, run: self.group },
-        ];
+        let mut fields =
+            vec![Field::new("codes", Kind::Code(self.bits), 1), Field::new("scales", self.scale, self.group)];
         match self.offset {
             Offset::Symmetric(_) => {}
-            Offset::Zero => {
-                fields.push(Field { name: "zeros", kind: Kind::Code(self.bits), run: self.group })
-            }
-            Offset::RealZero => {
-                fields.push(Field { name: "zeros", kind: self.scale, run: self.group });
-            }
-            Offset::Min => fields.push(Field { name: "minima", kind: self.scale, run: self.group }),
+            Offset::Zero => fields.push(Field::new("zeros", Kind::Code(self.bits), self.group)),
+            Offset::RealZero => fields.push(Field::new("zeros", self.scale, self.group)),
+            Offset::Min => fields.push(Field::new("minima", self.scale, self.group)),
         }
         fields
     }

@@ -191,10 +191,7 @@ impl Codec for Lookup {
             Scales::Float(kind) | Scales::Factored(kind, _) => kind,
             Scales::Nested(_) => Kind::Code(8),
         };
-        vec![
-            Field { name: "codes", kind: Kind::Code(4), run: 1 },
-            Field { name: "scales", kind: scale, run: self.block },
-        ]
+        vec![Field::new("codes", Kind::Code(4), 1), Field::new("scales", scale, self.block)]
     }
 
     fn sections(&self) -> Vec<Section> {

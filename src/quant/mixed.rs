@@ -152,10 +152,7 @@ impl Codec for Mixed {
 
     /// Words and scale codes; how many a row has of each, [`Codec::items`] says.
     fn fields(&self) -> Vec<Field> {
-        vec![
-            Field { name: "codes", kind: Kind::Code(32), run: UNIT },
-            Field { name: "scales", kind: Kind::Code(4), run: UNIT },
-        ]
+        vec![Field::new("codes", Kind::Code(32), UNIT), Field::new("scales", Kind::Code(4), UNIT)]
     }
 
     fn items(&self, field: usize, cols: Range<usize>) -> Range<usize> {

@@ -9,6 +9,7 @@
 //! Rows are cut in tiles of [`TILE_ROWS`]. Inside a tile the *cells* of neighbouring rows lie side by side:
 //! `[tile][cell][row of the tile]`. A cell is what one row owns in a run of consecutive columns, 16 bytes for
 //! most codes. A GPU lane that works on a row therefore reads next to its neighbours' reads, whatever the codec.
+//! Where several rows share a code (a trellis' 16 × 16 blocks), lines of so many rows take the place of rows.
 
 use std::any::Any;
 use std::fmt::Debug;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 pub mod activations;
 pub mod bilevel;
+pub mod codebook;
 pub mod e8p;
 pub mod fp8;
 pub mod hadamard;
@@ -27,6 +29,7 @@ mod packed;
 pub mod plain;
 #[cfg(test)]
 mod testing;
+pub mod trellis;
 pub use packed::{Packed, Run, Tiles, pack};
 
 /// Rows that lie side by side in the packed form.
@@ -36,7 +39,7 @@ pub const UNIT: usize = 32;
 
 /// A family of codecs: one Rust file, one WGSL file.
 pub struct Family {
-    /// Short name: `int`, `lookup`, `fp8`, `plain` …
+    /// Short name: `int`, `lookup`, `trellis`, `plain` …
     pub name: &'static str,
     /// One line for tables and help texts.
     pub about: &'static str,
@@ -54,7 +57,9 @@ pub static CODECS: &[&Family] = &[
     &bilevel::FAMILY,
     &lookup::FAMILY,
     &fp8::FAMILY,
+    &codebook::FAMILY,
     &e8p::FAMILY,
+    &trellis::FAMILY,
 ];
 
 /// How an item is to be understood.
@@ -146,7 +151,7 @@ impl Kind {
     }
 }
 
-/// What a reader has to supply for every `run` columns of a row.
+/// What a reader has to supply: `count` items for every block of `rows` × `run` weights, blocks of a line in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Field {
     /// `codes`, `scales`, `zeros` …
@@ -155,15 +160,34 @@ pub struct Field {
     pub kind: Kind,
     /// Columns that share an item; [`WHOLE_ROW`] for one a row.
     pub run: usize,
+    /// Rows that share an item, a divisor of [`TILE_ROWS`]; together they are a *line*.
+    pub rows: usize,
+    /// Items of a block.
+    pub count: usize,
 }
 
 /// `run` of a [`Field`] that has one item a row.
 pub const WHOLE_ROW: usize = usize::MAX;
 
 impl Field {
-    /// Items that a row of `cols` columns has.
+    /// One item for `run` columns of a row.
+    pub const fn new(name: &'static str, kind: Kind, run: usize) -> Self {
+        Self { name, kind, run, rows: 1, count: 1 }
+    }
+
+    /// The same with `count` items for `run` columns of `rows` rows.
+    pub const fn blocks(self, rows: usize, count: usize) -> Self {
+        Self { rows, count, ..self }
+    }
+
+    /// Items that a line of `cols` columns has.
     pub fn items(&self, cols: usize) -> usize {
-        cols.div_ceil(self.run)
+        cols.div_ceil(self.run) * self.count
+    }
+
+    /// Lines that `rows` rows are.
+    pub fn lines(&self, rows: usize) -> usize {
+        rows.div_ceil(self.rows)
     }
 }
 
@@ -178,8 +202,15 @@ pub struct Section {
     pub shift: u32,
     /// Bits of the item that are stored here: 1, 2, 4, 8, 16 or 32.
     pub bits: u32,
-    /// Consecutive items of a row that stay together.
+    /// Consecutive items of a line that stay together: whole blocks, or a divisor of one.
     pub cell: usize,
+}
+
+impl Section {
+    /// Columns that a cell stands for, whole blocks at least; [`WHOLE_ROW`] where a block is a row.
+    pub fn cell_cols(&self, field: &Field) -> usize {
+        field.run.saturating_mul((self.cell / field.count).max(1))
+    }
 }
 
 /// A rectangle of a matrix.
@@ -187,8 +218,7 @@ pub struct Section {
 pub struct Extent {
     /// Rows (output features). Starts at a multiple of [`TILE_ROWS`]; ends at one, or at the last row.
     pub rows: Range<usize>,
-    /// Columns (input features). Starts at a multiple of [`UNIT`], of every field's run, and where a cell of
-    /// every section begins.
+    /// Columns (input features). Starts at a multiple of [`UNIT`] and where a cell of every section begins.
     pub cols: Range<usize>,
 }
 
@@ -197,7 +227,7 @@ pub struct Extent {
 pub struct Piece {
     /// Where it belongs.
     pub extent: Extent,
-    /// For each of [`Codec::fields`]: row-major items, so many a row as [`Codec::items`] has of `extent.cols`.
+    /// For each of [`Codec::fields`]: line after line, so many items a line as [`Codec::items`] has of `extent.cols`.
     pub items: Vec<Vec<u32>>,
 }
 
@@ -221,11 +251,11 @@ pub trait Codec: Debug + Send + Sync + 'static {
     /// What a reader supplies.
     fn fields(&self) -> Vec<Field>;
 
-    /// Which items of a field the columns `cols` of a row have, or share: one a run, unless the codec's rate changes
-    /// along a row.
+    /// Which items of a field's line the columns `cols` have, or share: as many a run as the field says, unless the
+    /// codec's rate changes along a row.
     fn items(&self, field: usize, cols: Range<usize>) -> Range<usize> {
         let field = &self.fields()[field];
-        cols.start / field.run..field.items(cols.end)
+        cols.start / field.run * field.count..field.items(cols.end)
     }
 
     /// How it lies in memory.
@@ -278,15 +308,16 @@ impl Shape {
         self.rows.next_multiple_of(8)
     }
 
-    /// Cells that one row has in `section`.
+    /// Cells that one line has in `section`.
     pub fn cells(self, codec: &dyn Codec, section: &Section) -> usize {
         codec.items(section.field, 0..self.cols).end.div_ceil(section.cell)
     }
 
     /// 32-bit words of `section`, padded to 16 bytes.
     pub fn section_words(self, codec: &dyn Codec, section: &Section) -> usize {
-        let bits = self.padded_rows() * self.cells(codec, section) * section.cell * section.bits as usize;
-        (bits / 32).next_multiple_of(4)
+        let lines = codec.fields()[section.field].lines(self.padded_rows());
+        let bits = lines * self.cells(codec, section) * section.cell * section.bits as usize;
+        bits.div_ceil(32).next_multiple_of(4)
     }
 
     /// Word offset of every section inside its binding.

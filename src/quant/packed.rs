@@ -25,7 +25,47 @@ pub struct Packed {
     /// Which row of the matrix its row 0 is: other than 0 where it holds a band of rows only.
     pub first_row: usize,
     bindings: Vec<Vec<u32>>,
-    sections: Vec<(Section, usize, usize)>, // section, word offset, cells a row
+    sections: Vec<Placed>,
+}
+
+/// A section with its place in a matrix.
+#[derive(Debug)]
+struct Placed {
+    section: Section,
+    /// First word in its binding.
+    offset: usize,
+    /// Cells a line.
+    cells: usize,
+    /// Rows a line.
+    rows: usize,
+}
+
+impl Placed {
+    /// The sections of a matrix, in order.
+    fn all(codec: &dyn Codec, shape: Shape) -> Vec<Self> {
+        let fields = codec.fields();
+        let place = |(section, offset): (Section, usize)| {
+            let cells = shape.cells(codec, &section);
+            let rows = fields[section.field].rows;
+            Self { section, offset, cells, rows }
+        };
+        codec.sections().into_iter().zip(shape.section_offsets(codec)).map(place).collect()
+    }
+
+    /// Lines that tile `tile` stores.
+    fn tile_lines(&self, shape: Shape, tile: usize) -> usize {
+        (shape.padded_rows() - tile * TILE_ROWS).min(TILE_ROWS).div_ceil(self.rows)
+    }
+
+    /// First bit of item `i` of line `line`, from the section's first word on.
+    fn bit(&self, shape: Shape, line: usize, i: usize) -> usize {
+        let (cell, bits) = (self.section.cell, self.section.bits);
+        let lines = TILE_ROWS / self.rows;
+        let tile = line / lines;
+        let index = tile * lines * self.cells + i / cell * self.tile_lines(shape, tile) + line % lines;
+        let inside = if cell == 1 { 0 } else { place(bits, i % cell) };
+        index * cell * bits as usize + inside
+    }
 }
 
 /// First bit of item `i` of a cell of `bits`-wide items.
@@ -42,49 +82,37 @@ pub(super) fn place(bits: u32, i: usize) -> usize {
     word * 32 + (i % 4) * 8 + (i / 4) * bits
 }
 
-/// Rows that tile `tile` stores.
-fn tile_rows(shape: Shape, tile: usize) -> usize {
-    (shape.padded_rows() - tile * TILE_ROWS).min(TILE_ROWS)
-}
-
-/// First bit of item `i` of `row` in a section with `cells` cells a row.
-fn bit_address(shape: Shape, section: &Section, cells: usize, row: usize, i: usize) -> usize {
-    let (tile, cell) = (row / TILE_ROWS, i / section.cell);
-    let index = tile * TILE_ROWS * cells + cell * tile_rows(shape, tile) + row % TILE_ROWS;
-    let inside = if section.cell == 1 { 0 } else { place(section.bits, i % section.cell) };
-    index * section.cell * section.bits as usize + inside
-}
-
 /// Packs `piece` of a matrix of `shape`; a part of a split matrix starts at row `first_row` of the piece's rows.
 ///
 /// The piece covers whole tiles (or ends with the matrix), see [`super::Extent`].
 pub fn pack(codec: &dyn Codec, shape: Shape, piece: &Piece, first_row: usize) -> Vec<Run> {
-    let offsets = shape.section_offsets(codec);
+    let fields = codec.fields();
     let rows = piece.extent.rows.start - first_row..piece.extent.rows.end - first_row;
     let mut runs: Vec<Run> = Vec::new();
-    for (section, offset) in codec.sections().iter().zip(offsets) {
-        let cells = shape.cells(codec, section);
+    for placed in Placed::all(codec, shape) {
+        let section = &placed.section;
+        let field = &fields[section.field];
         let cell_bits = section.cell * section.bits as usize;
         let Range { start: first_item, end: end_item } =
             codec.items(section.field, piece.extent.cols.clone());
         let items = &piece.items[section.field];
-        let items_a_row = end_item - first_item;
+        let items_a_line = end_item - first_item;
         let (first_cell, end_cell) = (first_item / section.cell, end_item.div_ceil(section.cell));
         let mask = if section.bits == 32 { u32::MAX } else { (1 << section.bits) - 1 };
+        let (first_line, end_line) = (rows.start / field.rows, field.lines(rows.end));
         for tile in rows.start / TILE_ROWS..rows.end.div_ceil(TILE_ROWS) {
-            let tile_rows = tile_rows(shape, tile);
-            let base = (tile * TILE_ROWS * cells + first_cell * tile_rows) * cell_bits;
-            let bits = (end_cell - first_cell) * tile_rows * cell_bits;
+            let (tile_lines, lines) = (placed.tile_lines(shape, tile), TILE_ROWS / field.rows);
+            let base = (tile * lines * placed.cells + first_cell * tile_lines) * cell_bits;
+            let bits = (end_cell - first_cell) * tile_lines * cell_bits;
             let mut words = vec![0u32; bits.div_ceil(32)];
-            let (from, to) = (tile * TILE_ROWS, rows.end.min((tile + 1) * TILE_ROWS));
-            for row in from.max(rows.start)..to {
-                let source = &items[(row - rows.start) * items_a_row..][..items_a_row];
+            for line in (tile * lines).max(first_line)..end_line.min((tile + 1) * lines) {
+                let source = &items[(line - first_line) * items_a_line..][..items_a_line];
                 for (i, &item) in source.iter().enumerate() {
-                    let bit = bit_address(shape, section, cells, row, first_item + i) - base;
+                    let bit = placed.bit(shape, line, first_item + i) - base;
                     words[bit / 32] |= ((item >> section.shift) & mask) << (bit % 32);
                 }
             }
-            let start = offset + base / 32;
+            let start = placed.offset + base / 32;
             match runs.last_mut() {
                 Some(run) if run.binding == section.binding && run.offset + run.words.len() == start => {
                     run.words.append(&mut words);
@@ -127,12 +155,7 @@ impl Packed {
         if let (false, Some(last)) = (tables.is_empty(), bindings.last_mut()) {
             last[..tables.len()].copy_from_slice(&tables);
         }
-        let offsets = shape.section_offsets(&*codec);
-        let place = |(s, offset): (Section, usize)| {
-            let cells = shape.cells(&*codec, &s);
-            (s, offset, cells)
-        };
-        let sections = codec.sections().into_iter().zip(offsets).map(place).collect();
+        let sections = Placed::all(&*codec, shape);
         Self { codec, shape, first_row: 0, bindings, sections }
     }
 
@@ -160,23 +183,25 @@ impl Packed {
 
     /// The words of a section of whole tiles, without padding.
     fn section_words(&self, section: usize) -> &[u32] {
-        let (section, offset, cells) = &self.sections[section];
-        let words = self.shape.rows * cells * section.cell * section.bits as usize / 32;
-        &self.bindings[section.binding][*offset..offset + words]
+        let placed = &self.sections[section];
+        let bits = placed.cells * placed.section.cell * placed.section.bits as usize;
+        let words = self.shape.rows / placed.rows * bits / 32;
+        &self.bindings[placed.section.binding][placed.offset..placed.offset + words]
     }
 
-    /// Bits `section.shift ..` of item `i` of `row`, not shifted back.
+    /// Bits `section.shift ..` of item `i` of the line of `row`, not shifted back.
     pub fn item(&self, section: usize, row: usize, i: usize) -> u32 {
-        let (section, offset, cells) = &self.sections[section];
-        let bit = bit_address(self.shape, section, *cells, row, i);
-        self.bits(section, offset * 32 + bit)
+        let placed = &self.sections[section];
+        let bit = placed.bit(self.shape, row / placed.rows, i);
+        self.bits(&placed.section, placed.offset * 32 + bit)
     }
 
-    /// The same for the first `out.len()` items of `row`.
+    /// The same for the first `out.len()` items of the line of `row`.
     pub fn items(&self, section: usize, row: usize, out: &mut [u32]) {
-        let (section, offset, cells) = &self.sections[section];
+        let placed = &self.sections[section];
+        let section = &placed.section;
         for (cell, out) in out.chunks_mut(section.cell).enumerate() {
-            let first = offset * 32 + bit_address(self.shape, section, *cells, row, cell * section.cell);
+            let first = placed.offset * 32 + placed.bit(self.shape, row / placed.rows, cell * section.cell);
             for (i, item) in out.iter_mut().enumerate() {
                 let inside = if section.cell == 1 { 0 } else { place(section.bits, i) };
                 *item = self.bits(section, first + inside);

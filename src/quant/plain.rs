@@ -40,7 +40,7 @@ impl Codec for Plain {
     }
 
     fn fields(&self) -> Vec<Field> {
-        vec![Field { name: "weights", kind: self.kind, run: 1 }]
+        vec![Field::new("weights", self.kind, 1)]
     }
 
     fn sections(&self) -> Vec<Section> {

@@ -396,7 +396,16 @@ fn adapters_work_on_every_codec() {
             model.logits().await.expect("logits")
         })
     };
-    for name in ["f32", "gptq-4bit-g32-actorder", "gptq-3bit-g128", "gguf-q5_1", "quip-e8p12", "bnb-fp4"] {
+    for name in [
+        "f32",
+        "gptq-4bit-g32-actorder",
+        "gptq-3bit-g128",
+        "gguf-q5_1",
+        "quip-e8p12",
+        "exl3-3bpw-mul1",
+        "aqlm-2x8-g8",
+        "bnb-fp4",
+    ] {
         let twin = logits(&Device::Cpu, name, true);
         let gpu = logits(&Device::Gpu(context.clone()), name, true);
         let error = relative_error(&gpu, &twin);

@@ -3,7 +3,7 @@
 
 use crate::shared::{fixtures, shared};
 use halfbyte::checkpoint::lora::Adapter;
-use halfbyte::checkpoint::{Checkpoint, InputTransform, OutputTransform, StoredMatrix};
+use halfbyte::checkpoint::{Checkpoint, InputTransform, StoredMatrix};
 use halfbyte::quant::{Packed, Shape, TILE_ROWS, UNIT};
 use halfbyte::{Error, Result};
 use pollster::block_on;
@@ -19,6 +19,7 @@ mod floats;
 mod golden;
 mod hostile;
 mod integers;
+mod transformed;
 
 /// Pieces as large as a loader would take them, and so small that everything is cut up.
 const BUDGETS: [usize; 2] = [4 << 20, 5000];
@@ -36,16 +37,17 @@ fn load(matrix: &StoredMatrix, budget: usize) -> Result<Packed> {
         assert!(rows.end == shape.rows || rows.end.is_multiple_of(TILE_ROWS), "{extent:?}");
         area += rows.len() * cols.len();
         for section in matrix.codec.sections() {
-            let run = fields[section.field].run;
-            assert!(cols.start == 0 || run > shape.cols || cols.start.is_multiple_of(run * section.cell));
+            let field = &fields[section.field];
+            let begins = cols.start.is_multiple_of(section.cell_cols(field));
+            assert!(cols.start == 0 || field.run > shape.cols || begins);
         }
         let piece = block_on(matrix.data.read(&extent))?;
         assert_eq!(piece.extent, extent);
         assert_eq!(piece.items.len(), fields.len());
         for (i, (field, items)) in fields.iter().zip(&piece.items).enumerate() {
             assert!(cols.start == 0 || field.run > shape.cols || cols.start.is_multiple_of(field.run));
-            let a_row = matrix.codec.items(i, cols.clone()).len();
-            assert_eq!(items.len(), rows.len() * a_row, "{} {}", matrix.name, field.name);
+            let wanted = field.lines(rows.len()) * matrix.codec.items(i, cols.clone()).len();
+            assert_eq!(items.len(), wanted, "{} {}", matrix.name, field.name);
         }
         packed.write_piece(&piece);
     }

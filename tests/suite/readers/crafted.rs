@@ -249,30 +249,122 @@ fn bitsandbytes(double: bool, storage: &str) -> Crafted {
     Crafted { config: config(settings), bytes: file.bytes(), weights }
 }
 
+/// AQLM with `count` codebooks of `bits` bits for blocks of `output` × `input` weights.
+fn aqlm(count: usize, bits: u32, output: usize, input: usize) -> Crafted {
+    let rng = &mut StdRng::seed_from_u64(7);
+    let (mut file, mut weights) = (Container::default(), Weights::new());
+    file.rest(rng, &mut weights);
+    let entries = 1usize << bits;
+    for (name, rows, cols) in LAYERS {
+        let name = format!("model.layers.0.{name}");
+        let codebooks = random(rng, count * entries * output * input);
+        let scales = random(rng, rows / output);
+        let codes: Vec<usize> =
+            (0..rows / output * (cols / input) * count).map(|_| rng.random_range(0..entries)).collect();
+        let mut dense = Vec::new();
+        for n in 0..rows {
+            for k in 0..cols {
+                let block = n / output * (cols / input) + k / input;
+                let value = |c: usize| {
+                    let entry = c * entries + codes[block * count + c];
+                    f64::from(codebooks[(entry * output + n % output) * input + k % input])
+                };
+                let sum: f64 = (0..count).map(value).sum();
+                dense.push((sum * f64::from(scales[n / output])) as f32);
+            }
+        }
+        let wide = if bits > 8 { 2 } else { 1 };
+        // The upper half of the codes is stored as negative numbers.
+        let signed = |&code: &usize| code as i32 - if code >= entries / 2 { entries as i32 } else { 0 };
+        let bytes = codes.iter().flat_map(|code| signed(code).to_le_bytes()[..wide].to_vec()).collect();
+        let dtype = if wide == 2 { "I16" } else { "I8" };
+        file.add(&format!("{name}.codes"), dtype, &[rows / output, cols / input, count], bytes);
+        file.halves(&format!("{name}.codebooks"), &[count, entries, output, input], &codebooks);
+        file.halves(&format!("{name}.scales"), &[rows / output, 1, 1, 1], &scales);
+        weights.insert(name, dense);
+    }
+    let sizes = format!(
+        r#""num_codebooks":{count},"nbits_per_codebook":{bits},"out_group_size":{output},"in_group_size":{input}"#
+    );
+    let settings = format!(r#","quantization_config":{{"quant_method":"aqlm",{sizes}}}"#);
+    Crafted { config: config(&settings), bytes: file.bytes(), weights }
+}
+
+/// What a crafted QuIP# layer has; `settings` go into `quip_params`.
+#[derive(Clone, Copy)]
+pub(super) struct Quip {
+    pub(super) codebook: &'static str,
+    pub(super) fused: bool,
+    /// `scaleWH`, and A and B of rank 4.
+    pub(super) extras: bool,
+    pub(super) settings: &'static str,
+}
+
+/// QuIP# in 2 bits.
+pub(super) const QUIP: Quip =
+    Quip { codebook: "E8P12", fused: true, extras: false, settings: r#""codebook_version":1"# };
+
+const RVQ3B: Quip = Quip { codebook: "E8P12RVQ3B", settings: r#""codebook_version":0"#, ..QUIP };
+const RVQ4B: Quip = Quip { codebook: "E8P12RVQ4B", ..QUIP };
+
 /// QuIP#; the golden weights are the code points, before any transform.
-fn quip() -> Crafted {
+pub(super) fn quip(Quip { codebook, fused, extras, settings }: Quip) -> Crafted {
     let rng = &mut StdRng::seed_from_u64(5);
     let (mut file, mut weights) = (Container::default(), Weights::new());
     file.rest(rng, &mut weights);
-    let modules: [(&str, &[usize]); 4] = [
-        ("self_attn.qkv_proj", &[0, 1, 2]),
-        ("self_attn.o_proj", &[3]),
-        ("mlp.upgate_proj", &[5, 4]),
-        ("mlp.down_proj", &[6]),
-    ];
-    for (module, parts) in modules {
+    let modules: &[(&str, &[usize])] = if fused {
+        &[
+            ("self_attn.qkv_proj", &[0, 1, 2]),
+            ("self_attn.o_proj", &[3]),
+            ("mlp.upgate_proj", &[5, 4]),
+            ("mlp.down_proj", &[6]),
+        ]
+    } else {
+        &[
+            (LAYERS[0].0, &[0]),
+            (LAYERS[1].0, &[1]),
+            (LAYERS[2].0, &[2]),
+            (LAYERS[3].0, &[3]),
+            (LAYERS[4].0, &[4]),
+            (LAYERS[5].0, &[5]),
+            (LAYERS[6].0, &[6]),
+        ]
+    };
+    for &(module, parts) in modules {
         let cols = LAYERS[parts[0]].2;
         let rows: usize = parts.iter().map(|&part| LAYERS[part].1).sum();
-        let mut words = vec![0u64; rows * cols / 32];
-        let mut dense = Vec::new();
+        let plane = cols / 32;
+        // A plane of E8P12: element e of it is word e % plane of stored row e / plane.
+        let put = |words: &mut [u64], r: usize, c: usize, code: u16| {
+            let word = &mut words[(r / 16 * (cols / 64) + c / 8) * 32 + r % 16 / 2 * 4 + c / 2 % 4];
+            let byte = r % 2 + 2 * (c % 2);
+            *word |= u64::from(code >> 8) << (8 * byte);
+            (0..8).for_each(|p| *word |= u64::from(code >> p & 1) << (32 + 4 * p + byte));
+        };
+        let (mut first, mut second) = (vec![0u64; rows * plane], Vec::new());
+        let mut dense: Vec<f32> = Vec::new();
+        second.resize(rows * plane / if codebook == "E8P12RVQ3B" { 2 } else { 1 }, 0u64);
         for r in 0..rows {
             for c in 0..cols / 8 {
-                let code: u16 = rng.random();
-                dense.extend(halfbyte::quant::e8p::decode(code));
-                let word = &mut words[(r / 16 * (cols / 64) + c / 8) * 32 + r % 16 / 2 * 4 + c / 2 % 4];
-                let byte = r % 2 + 2 * (c % 2);
-                *word |= u64::from(code >> 8) << (8 * byte);
-                (0..8).for_each(|p| *word |= u64::from(code >> p & 1) << (32 + 4 * p + byte));
+                let (code, more): (u16, u16) = (rng.random(), rng.random());
+                put(&mut first, r, c, code);
+                let residual = match codebook {
+                    "E8P12RVQ3B" => {
+                        second[(r * cols / 8 + c) / 8] |= u64::from(more & 255) << (c % 8 * 8);
+                        Some((halfbyte::quant::e8p::decode_e8(more as u8), 2.04))
+                    }
+                    "E8P12RVQ4B" => {
+                        put(&mut second, r, c, more);
+                        let divisor =
+                            if settings.contains("resid_scale_override\":2.5") { 2.5 } else { 3.45 };
+                        Some((halfbyte::quant::e8p::decode(more), divisor))
+                    }
+                    _ => None,
+                };
+                for (d, w) in halfbyte::quant::e8p::decode(code).into_iter().enumerate() {
+                    let more = residual.map_or(0.0, |(r, divisor)| f64::from(r[d]) / divisor);
+                    dense.push((f64::from(w) + more) as f32);
+                }
             }
         }
         let mut rest = &dense[..];
@@ -281,19 +373,39 @@ fn quip() -> Crafted {
             weights.insert(format!("model.layers.0.{}", LAYERS[part].0), own.to_vec());
             rest = more;
         }
+        if codebook == "E8P12" {
+            second.clear();
+        }
+        let residual_words = second.len() / rows;
+        let row = |r: usize| {
+            [&first[r * plane..][..plane], &second[r * residual_words..][..residual_words]].concat()
+        };
+        let bytes = (0..rows).flat_map(row).flat_map(u64::to_le_bytes).collect();
         let name = format!("model.layers.0.{module}");
-        let bytes = words.iter().flat_map(|w| w.to_le_bytes()).collect();
-        file.add(&format!("{name}.Qidxs"), "I64", &[rows, cols / 32], bytes);
+        file.add(&format!("{name}.Qidxs"), "I64", &[rows, plane + residual_words], bytes);
         file.halves(&format!("{name}.SU"), &[cols], &random(rng, cols));
         file.halves(&format!("{name}.SV"), &[rows], &random(rng, rows));
-        file.floats(&format!("{name}.Wscale"), &[], &[0.5]);
-        file.add(&format!("{name}.codebook_id"), "I64", &[], 7u64.to_le_bytes().into());
+        if extras {
+            let scales: Vec<f32> = random(rng, cols).into_iter().map(|s| s.abs() + 0.5).collect();
+            file.halves(&format!("{name}.scaleWH"), &[cols], &scales);
+            file.halves(&format!("{name}.A"), &[rows, 4], &random(rng, rows * 4));
+            file.halves(&format!("{name}.B"), &[4, cols], &random(rng, cols * 4));
+        } else {
+            file.floats(&format!("{name}.Wscale"), &[], &[0.5]);
+        }
+        let id: u64 = match codebook {
+            "E8P12" => 7,
+            "E8P12RVQ3B" => 18,
+            _ => 17,
+        };
+        file.add(&format!("{name}.codebook_id"), "I64", &[], id.to_le_bytes().into());
         if parts.len() > 1 {
             file.floats(&format!("{name}.fuse_scales"), &[parts.len()], &random(rng, parts.len()));
         }
     }
-    let settings = r#","quip_params":{"codebook":"E8P12","codebook_version":1,"lora_rank":0}"#;
-    Crafted { config: config(settings), bytes: file.bytes(), weights }
+    let extra = if extras { r#","rescale_WH":true,"lora_rank":4"# } else { "" };
+    let settings = format!(r#","quip_params":{{"codebook":"{codebook}",{settings}{extra}}}"#);
+    Crafted { config: config(&settings), bytes: file.bytes(), weights }
 }
 
 /// A GGUF file of architecture `arch`, all layers of the ggml type `id`.
@@ -403,7 +515,9 @@ fn ggml_block(id: u32, rng: &mut StdRng) -> (Vec<u8>, Vec<f32>) {
 
 /// One of every kind, for the tests that damage bytes.
 fn all() -> Vec<Crafted> {
-    let mut all = vec![plain(), quip(), bitsandbytes(false, "U8"), bitsandbytes(true, "U8")];
+    let mut all = vec![plain(), quip(QUIP), bitsandbytes(false, "U8"), bitsandbytes(true, "U8")];
+    all.extend([aqlm(2, 8, 1, 8), aqlm(1, 9, 2, 16)]);
+    all.extend([quip(Quip { extras: true, ..RVQ4B }), quip(RVQ3B), super::transformed::exl3()]);
     all.extend([
         gptq(4, 32, false, true, true),
         gptq(3, 64, false, false, false),
@@ -446,14 +560,79 @@ fn bitsandbytes_of_every_storage() {
 }
 
 #[test]
+fn aqlm_of_every_shape() {
+    for (count, bits, output, input) in
+        [(1, 16, 1, 8), (2, 8, 1, 8), (1, 9, 1, 16), (3, 4, 8, 4), (4, 7, 2, 8), (8, 8, 1, 32)]
+    {
+        aqlm(count, bits, output, input).verify();
+    }
+}
+
+/// The configuration of AQLM's first models, and settings that are not the tensors'.
+#[test]
+fn aqlm_configurations() {
+    let model = aqlm(2, 8, 1, 8);
+    let older = model.config.replace(r#""quantization_config""#, r#""aqlm""#);
+    let older = older.replace(r#""model_type":"llama""#, r#""model_type":"llama_aqlm""#);
+    let older = older.replace(r#""quant_method":"aqlm","#, "");
+    assert!(older != model.config && !older.contains("quant_method"));
+    Crafted { config: older, ..aqlm(2, 8, 1, 8) }.verify();
+    for (from, to, says) in [
+        ("\"num_codebooks\":2", "\"num_codebooks\":1", "num_codebooks"),
+        ("\"in_group_size\":8", "\"in_group_size\":16", "in_group_size"),
+        ("\"nbits_per_codebook\":8", "\"nbits_per_codebook\":-1", "invalid nbits_per_codebook -1"),
+    ] {
+        let config = model.config.replace(from, to);
+        let checkpoint = block_on(Checkpoint::from_files(files(&config, model.bytes.clone()))).unwrap();
+        let error = load_all(&checkpoint, BUDGETS[0]).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(says), "{to}: {error}");
+    }
+}
+
+#[test]
 fn quip_tiles() {
-    let model = quip();
+    let model = quip(QUIP);
     model.verify();
+    for kind in [RVQ3B, RVQ4B, QUIP] {
+        quip(kind).verify();
+        quip(Quip { fused: false, ..kind }).verify();
+        quip(Quip { extras: true, ..kind }).verify();
+    }
+    let settings = r#""codebook_version":1,"resid_scale_override":2.5"#;
+    quip(Quip { settings, ..RVQ4B }).verify();
     let checkpoint = model.open(model.bytes.clone()).unwrap();
     let parent = "model.layers.0.mlp";
     let mlp = block_on(checkpoint.matrices(parent, &["gate_proj", "up_proj"])).unwrap();
     let names: Vec<&str> = mlp[0].slices.iter().map(|slice| slice.name.as_str()).collect();
     assert_eq!((mlp.len(), names), (1, vec!["up_proj", "gate_proj"]));
+}
+
+/// Settings that would mean other weights.
+#[test]
+fn quip_settings() {
+    for (kind, from, to, says) in [
+        (QUIP, r#""codebook":"E8P12""#, r#""codebook":"D4""#, "codebook D4"),
+        (QUIP, r#""codebook":"E8P12""#, r#""codebook":"E8P12RVQ4B""#, "codebook_id 7"),
+        (RVQ3B, r#"version":0"#, r#"version":1"#, "codebook_version 1"),
+        (QUIP, r#"version":1"#, r#"version":1,"outlier_channel_split":true"#, "outlier_channel_split"),
+        (QUIP, r#"version":1"#, r#"version":1,"lora_rank":4"#, "lora_rank 4 beside Wscale"),
+        (QUIP, r#"version":1"#, r#"version":1,"rescale_WH":true"#, "missing tensor"),
+        (Quip { extras: true, ..QUIP }, r#","lora_rank":4"#, "", "no use for"),
+        (Quip { extras: true, ..QUIP }, r#","rescale_WH":true"#, "", "no use for"),
+        (
+            Quip { extras: true, ..QUIP },
+            r#""lora_rank":4"#,
+            r#""lora_rank":3"#,
+            "expected [3,64], found [4,64]",
+        ),
+    ] {
+        let model = quip(kind);
+        let config = model.config.replace(from, to);
+        assert!(config != model.config, "{from}");
+        let checkpoint = block_on(Checkpoint::from_files(files(&config, model.bytes))).unwrap();
+        let error = load_all(&checkpoint, BUDGETS[0]).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(says), "{to}: {error}");
+    }
 }
 
 #[test]
@@ -648,7 +827,9 @@ fn write_fuzz_seeds() {
     write("safetensors", "plain", &plain().bytes);
     write("gptq", "4bit-actorder", &gptq(4, 32, false, true, true).bytes);
     write("bitsandbytes", "nf4-double", &bitsandbytes(true, "U8").bytes);
-    write("quip", "e8p12", &quip().bytes);
+    write("aqlm", "2x8", &aqlm(2, 8, 1, 8).bytes);
+    write("quip", "e8p12", &quip(QUIP).bytes);
+    write("exl3", "every-width", &super::transformed::exl3().bytes);
     write("gguf", "q4_0", &gguf("llama", 2).bytes);
     write("gguf", "q5_1", &gguf("qwen2", 7).bytes);
     write("lora", "rslora", &adapter().1);

@@ -51,29 +51,62 @@ fn decoded_weights_are_golden() {
     }
 }
 
-/// QuIP#: the dense weights are what the layer makes of unit vectors.
+/// Where transforms are part of a weight, and a hash is none of its last bits: against `golden_weights.safetensors` if
+/// there is one, else against what golden.json tells of each matrix.
 #[test]
-fn quip_weights_are_golden() {
-    let Some(shared) = shared("QuIP# weights") else { return };
-    let folder = shared.join("fixtures/tinystories-656k/quip-e8p12");
-    let checkpoint = block_on(Checkpoint::open(&folder)).unwrap();
-    assert_eq!(checkpoint.format_name(), "QuIP# E8P12");
-    // The same folder with the golden weights in place of the quantized ones.
-    let golden = block_on(Checkpoint::open(folder.join("golden_weights.safetensors"))).unwrap();
-    let mut compared = 0;
-    for matrix in load_all(&checkpoint, BUDGETS[1]).unwrap() {
-        let dense = dense(&matrix);
-        let parent = matrix.name.rsplit_once('.').unwrap().0;
-        for slice in matrix.slices.iter().filter(|_| matrix.format.starts_with("QuIP#")) {
-            let rows = slice.rows.start * matrix.cols..slice.rows.end * matrix.cols;
-            let wanted = &block_on(golden.matrices(parent, &[&slice.name])).unwrap()[0];
-            let wanted = decode(wanted, BUDGETS[0]).unwrap();
-            let error = distance(&dense[rows], &wanted);
-            assert!(error < 1e-6, "{parent}.{}: {error}", slice.name);
-            compared += 1;
+fn transformed_weights_are_golden() {
+    let Some(shared) = shared("weights with transforms") else { return };
+    for (folder, _) in READ {
+        let folder = shared.join("fixtures").join(folder);
+        let golden = json(&folder.join("golden.json"));
+        if golden["dequant_bit_exact"] == true {
+            continue;
         }
+        let checkpoint = block_on(Checkpoint::open(&folder)).unwrap();
+        // The same folder with the golden weights in place of the quantized ones.
+        let weights = block_on(Checkpoint::open(folder.join("golden_weights.safetensors"))).ok();
+        let mut compared = 0;
+        for matrix in load_all(&checkpoint, BUDGETS[1]).unwrap() {
+            let parent = matrix.name.rsplit_once('.').map_or("", |(parent, _)| parent).to_string();
+            // EXL3's: what the first input has for the first 16 outputs, before any transform.
+            if let Some(codes) = golden["what_row0_first16"].get(&matrix.name) {
+                let weights = decode(&matrix, BUDGETS[1]).unwrap();
+                let first: Vec<f32> = weights.into_iter().step_by(matrix.cols).take(16).collect();
+                assert_eq!(*codes, serde_json::json!(first), "{}", matrix.name);
+            }
+            let mut found: BTreeMap<String, Vec<f32>> = BTreeMap::new();
+            let add = |row: usize, weights: &[f32]| {
+                let slice = matrix.slices.iter().find(|slice| slice.rows.contains(&row)).unwrap();
+                found.entry(slice.name.clone()).or_default().extend_from_slice(weights);
+                Ok(())
+            };
+            block_on(halfbyte::checkpoint::decode::rows(&matrix, add)).unwrap();
+            for (name, found) in found {
+                let full = format!("{parent}.{name}");
+                let Some(told) = golden["dequantized"].get(format!("{full}.weight")) else { continue };
+                told_of(&found, told, &full);
+                if let Some(weights) = &weights {
+                    let wanted = &block_on(weights.matrices(&parent, &[&name])).unwrap()[0];
+                    let error = distance(&found, &decode(wanted, BUDGETS[0]).unwrap());
+                    assert!(error < 1e-6, "{full}: {error}");
+                }
+                compared += 1;
+            }
+        }
+        assert_eq!(compared, golden["dequantized"].as_object().unwrap().len(), "{}", folder.display());
     }
-    assert_eq!(compared, 14);
+}
+
+/// First eight weights, mean and standard deviation.
+fn told_of(weights: &[f32], told: &Value, name: &str) {
+    for (&w, first) in weights.iter().zip(told["first8"].as_array().unwrap()) {
+        assert!((f64::from(w) - first.as_f64().unwrap()).abs() < 1e-6, "{name}");
+    }
+    let count = weights.len() as f64;
+    let mean = weights.iter().map(|&w| f64::from(w)).sum::<f64>() / count;
+    let std = (weights.iter().map(|&w| (f64::from(w) - mean).powi(2)).sum::<f64>() / count).sqrt();
+    assert!((mean - told["mean"].as_f64().unwrap()).abs() < 1e-7, "{name}: mean {mean}");
+    assert!((std - told["std"].as_f64().unwrap()).abs() < 1e-7, "{name}: std {std}");
 }
 
 /// ‖a − b‖ / ‖b‖
@@ -81,30 +114,6 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
     let square = |x: f64| x * x;
     let error: f64 = a.iter().zip(b).map(|(&a, &b)| square(f64::from(a) - f64::from(b))).sum();
     (error / b.iter().map(|&b| square(f64::from(b))).sum::<f64>()).sqrt()
-}
-
-/// The matrix with its transforms multiplied in, row-major.
-fn dense(matrix: &StoredMatrix) -> Vec<f32> {
-    let weights = decode(matrix, BUDGETS[1]).unwrap();
-    let (InputTransform::Hadamard(su), OutputTransform::Hadamard(sv)) = (&matrix.input, &matrix.output)
-    else {
-        return weights;
-    };
-    let (rows, cols) = (matrix.rows, matrix.cols);
-    let row_transform = halfbyte::quant::hadamard::Plan::new(cols, false).unwrap();
-    let col_transform = halfbyte::quant::hadamard::Plan::new(rows, false).unwrap();
-    // W = diag(SV) H_N Ŵ H_Kᵀ diag(SU): rows of Ŵ times H_Kᵀ are H_K applied to each row.
-    let mut dense = weights;
-    for row in dense.chunks_mut(cols) {
-        row_transform.apply(row);
-        row.iter_mut().zip(su).for_each(|(w, su)| *w *= su);
-    }
-    for k in 0..cols {
-        let mut column: Vec<f32> = (0..rows).map(|n| dense[n * cols + k]).collect();
-        col_transform.apply(&mut column);
-        (0..rows).for_each(|n| dense[n * cols + k] = column[n] * sv[n]);
-    }
-    dense
 }
 
 /// LoRA: base + scale · B A.
@@ -154,14 +163,9 @@ fn lora_weights_are_golden() {
 #[test]
 fn unread_formats_are_named() {
     let Some(shared) = shared("unread formats") else { return };
-    for (model, folder, says) in [
-        ("tinystories-656k", "aqlm-2x8-g8", "aqlm"),
-        ("tinystories-656k", "exl3-3bpw-mul1", "exl3"),
-        ("tinystories-656k", "quip-e8p12rvq3b", "E8P12RVQ3B"),
-        ("tinystories-656k", "quip-e8p12rvq4b", "E8P12RVQ4B"),
-        ("stories260K-w256", "gguf-q4_k_m", "Q4_K"),
-        ("stories260K-w256", "gguf-iq1_m", "Q2_K"),
-    ] {
+    for (model, folder, says) in
+        [("stories260K-w256", "gguf-q4_k_m", "Q4_K"), ("stories260K-w256", "gguf-iq1_m", "Q2_K")]
+    {
         let path = shared.join("fixtures").join(model).join(folder);
         let opened = block_on(Checkpoint::open(&path));
         let error = opened.and_then(|checkpoint| load_all(&checkpoint, BUDGETS[0])).err();

@@ -38,7 +38,7 @@ const EXPECTED: &[(&str, &[&str])] = &[
     ("gptq_bits_5", &["unsupported bits 5"]),
     ("gptq_group_size_0", &["invalid group_size 0"]),
     ("gptq_qweight_f32", &["qweight must be I32"]),
-    ("aqlm_code_oob", &["unsupported quantization method aqlm"]),
+    ("aqlm_code_oob", &["code 5000 out of range", "q_proj.codes"]),
     ("quip_su_short", &["SU length mismatch"]),
     ("bnb_absmax_short", &["absmax length mismatch"]),
     ("spqr_row_offsets_oob", &["row_offsets exceed col_vals"]),
@@ -67,8 +67,14 @@ const EXPECTED: &[(&str, &[&str])] = &[
 ];
 
 /// Entries that hold the first projection only.
-const ONE_MODULE: [&str; 5] =
-    ["quip_su_short", "bnb_absmax_short", "exl2_bits_7", "exl2_invperm_not_perm", "spqr_row_offsets_oob"];
+const ONE_MODULE: [&str; 6] = [
+    "quip_su_short",
+    "bnb_absmax_short",
+    "aqlm_code_oob",
+    "exl2_bits_7",
+    "exl2_invperm_not_perm",
+    "spqr_row_offsets_oob",
+];
 
 /// Opens and reads all of an entry the way a user would; one layer's module where only that is in the file.
 fn try_entry(hostile: &Path, name: &str, kind: &str) -> Result<()> {
@@ -87,7 +93,8 @@ fn try_entry(hostile: &Path, name: &str, kind: &str) -> Result<()> {
         }
         _ if ONE_MODULE.contains(&name) => {
             let checkpoint = block_on(Checkpoint::open(&path))?;
-            block_on(checkpoint.matrices("model.layers.0.self_attn", &["q_proj"])).map(|_| ())
+            let matrices = block_on(checkpoint.matrices("model.layers.0.self_attn", &["q_proj"]))?;
+            load(&matrices[0], BUDGETS[0]).map(|_| ())
         }
         _ => load_all(&block_on(Checkpoint::open(&path))?, BUDGETS[0]).map(|_| ()),
     }

@@ -1,0 +1,274 @@
+//! Layers with transforms and side terms, made on the spot: the dense weights that `decode` gives against the formula, and
+//! a whole model against one that has these dense weights.
+
+use super::crafted::{Container, Crafted, LAYERS, QUIP, Quip, Weights, config, files, quip, random};
+use super::*;
+use crate::adapters::contexts;
+use halfbyte::checkpoint::{OutputTransform, decode};
+use halfbyte::gpu::Options;
+use halfbyte::model::{LoadOptions, Precision};
+use halfbyte::quant::hadamard::Plan;
+use halfbyte::quant::trellis::Codebook;
+use halfbyte::verify::relative_error;
+use halfbyte::{Device, Model};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// The dense weights of every module, with their shapes, by full name.
+fn dense(checkpoint: &Checkpoint) -> BTreeMap<String, ([usize; 2], Vec<f32>)> {
+    let mut all: BTreeMap<String, ([usize; 2], Vec<f32>)> = BTreeMap::new();
+    for matrix in load_all(checkpoint, BUDGETS[0]).unwrap() {
+        let parent = matrix.name.rsplit_once('.').map_or(String::new(), |(parent, _)| format!("{parent}."));
+        let add = |row: usize, weights: &[f32]| {
+            let slice = matrix.slices.iter().find(|slice| slice.rows.contains(&row)).unwrap();
+            let shape = [slice.rows.len(), matrix.cols];
+            let name = format!("{parent}{}", slice.name);
+            all.entry(name).or_insert((shape, Vec::new())).1.extend_from_slice(weights);
+            Ok(())
+        };
+        block_on(decode::rows(&matrix, add)).unwrap();
+    }
+    all
+}
+
+/// The same model with dense weights in f32; biases and norms are copied.
+fn unquantized(checkpoint: &Checkpoint, config: &str) -> Checkpoint {
+    let mut file = Container::default();
+    for (name, (shape, weights)) in dense(checkpoint) {
+        file.floats(&format!("{name}.weight"), &shape, &weights);
+        let bias = checkpoint.raw_tensors().get(&format!("{name}.bias"));
+        if let Some(bias) = bias {
+            let values = block_on(checkpoint.vector(&bias.name, bias.shape[0])).unwrap().unwrap();
+            file.floats(&bias.name, &shape[..1], &values[..shape[0]]);
+        }
+    }
+    for norm in checkpoint.raw_tensors().iter().filter(|tensor| tensor.name.ends_with("norm.weight")) {
+        let values = block_on(checkpoint.vector(&norm.name, norm.shape[0])).unwrap().unwrap();
+        file.floats(&norm.name, &norm.shape, &values);
+    }
+    block_on(Checkpoint::from_files(files(config, file.bytes()))).unwrap()
+}
+
+/// Logits after a prefill of several tokens and a decode step.
+fn logits(device: &Device, checkpoint: &Checkpoint) -> Vec<f32> {
+    let options = LoadOptions { precision: Precision::F32, context: Some(16), ..LoadOptions::default() };
+    block_on(async {
+        let model = Model::load(device, checkpoint, &options, |_| {}).await.unwrap();
+        model.prefill(0, &[1, 5, 9, 7, 12]).await.unwrap();
+        model.decode_logits(5, 3).await.unwrap()
+    })
+}
+
+/// The twin and a GPU compute with the quantized layers what the dense weights give.
+fn runs_as_dense(model: &Crafted, config: &str) {
+    let checkpoint = model.open(model.bytes.clone()).unwrap();
+    let wanted = logits(&Device::Cpu, &unquantized(&checkpoint, config));
+    let gpu = Device::Gpu(contexts(&Options::default()).remove(0));
+    for (device, name, tolerance) in [(&Device::Cpu, "the twin", 1e-5), (&gpu, "the GPU", 1e-4)] {
+        let error = relative_error(&logits(device, &checkpoint), &wanted);
+        assert!(error < tolerance, "{name} is off by {error:e}");
+    }
+}
+
+/// `W = diag(SV) · H · (Ŵ + A·B) · Hᵀ · diag(SU / scaleWH)`
+#[test]
+fn quip_with_low_rank_and_rescaling() {
+    let model = quip(Quip { extras: true, fused: false, ..QUIP });
+    let checkpoint = model.open(model.bytes.clone()).unwrap();
+    let found = dense(&checkpoint);
+    for (layer, rows, cols) in LAYERS {
+        let name = format!("model.layers.0.{layer}");
+        let part = |suffix: &str| {
+            let tensor = checkpoint.raw_tensors().get(&format!("{name}.{suffix}")).unwrap();
+            let range = tensor.range.start as usize..tensor.range.end as usize;
+            let data = &model.bytes[range];
+            data.as_chunks::<2>()
+                .0
+                .iter()
+                .map(|&b| half::f16::from_le_bytes(b).to_f32())
+                .collect::<Vec<f32>>()
+        };
+        let (su, sv, scale, a, b) = (part("SU"), part("SV"), part("scaleWH"), part("A"), part("B"));
+        let mut weights = model.weights[&name].clone();
+        for n in 0..rows {
+            for k in 0..cols {
+                weights[n * cols + k] += (0..4).map(|r| a[n * 4 + r] * b[r * cols + k]).sum::<f32>();
+            }
+        }
+        Plan::new(cols, false).unwrap().apply(&mut weights);
+        let mut wanted = vec![0.0; rows * cols];
+        for k in 0..cols {
+            let mut column: Vec<f32> = (0..rows).map(|n| weights[n * cols + k] * su[k] / scale[k]).collect();
+            Plan::new(rows, false).unwrap().apply(&mut column);
+            (0..rows).for_each(|n| wanted[n * cols + k] = column[n] * sv[n]);
+        }
+        let error = relative_error(&found[&name].1, &wanted);
+        assert!(error < 1e-6, "{name}: {error:e}");
+    }
+    runs_as_dense(&model, &config(""));
+    runs_as_dense(&quip(Quip { extras: true, fused: true, ..QUIP }), &config(""));
+}
+
+/// Layers of a small EXL3 model: name, outputs, inputs, bits, codebook. The head of the tied embedding is quantized.
+const TRELLISES: [(&str, usize, usize, usize, Codebook); 8] = [
+    ("model.layers.0.self_attn.q_proj", 128, 128, 1, Codebook::Mul1),
+    ("model.layers.0.self_attn.k_proj", 64, 128, 2, Codebook::Mcg),
+    ("model.layers.0.self_attn.v_proj", 64, 128, 3, Codebook::ThreeInst),
+    ("model.layers.0.self_attn.o_proj", 128, 128, 4, Codebook::Mul1),
+    ("model.layers.0.mlp.gate_proj", 256, 128, 5, Codebook::Mcg),
+    ("model.layers.0.mlp.up_proj", 256, 128, 6, Codebook::Mul1),
+    ("model.layers.0.mlp.down_proj", 128, 256, 7, Codebook::ThreeInst),
+    ("lm_head", 40, 128, 8, Codebook::Mul1),
+];
+
+fn exl3_config(tied: bool, quantization: &str) -> String {
+    format!(
+        r#"{{"model_type":"llama","hidden_size":128,"intermediate_size":256,"num_hidden_layers":1,
+        "num_attention_heads":4,"num_key_value_heads":2,"vocab_size":40,"rms_norm_eps":1e-5,
+        "max_position_embeddings":64,"tie_word_embeddings":{tied}{quantization}}}"#
+    )
+}
+
+/// The weight at column k and row n of every place t of a tile's stream, a bit of the state at a time.
+fn tile(words: &[u32], codebook: Codebook) -> [[f32; 16]; 16] {
+    let length = 32 * words.len();
+    let mut weights = [[0.0; 16]; 16];
+    for t in 0..256 {
+        let (lane, j) = (t / 8, t % 8);
+        let k = 2 * (lane % 4) + [0, 1, 8, 9][j % 4];
+        let n = lane / 4 + 8 * (j / 4);
+        let end = (t + 1) * length / 256;
+        let bit = |i: usize| {
+            let at = (end + length - 16 + i) % length;
+            (words[at / 32] >> (31 - at % 32) & 1) as u16
+        };
+        let state = (0..16).fold(0, |state, i| state << 1 | bit(i));
+        weights[n][k] = codebook.value(state).to_f32();
+    }
+    weights
+}
+
+/// EXL3 of every width and codebook; the golden weights are those of the trellis, before any transform.
+pub(super) fn exl3() -> Crafted {
+    let rng = &mut StdRng::seed_from_u64(8);
+    let (mut file, mut weights) = (Container::default(), Weights::new());
+    let embedding = random(rng, 40 * 128);
+    file.halves("model.embed_tokens.weight", &[40, 128], &embedding);
+    weights.insert("model.embed_tokens".into(), embedding);
+    for norm in ["norm", "layers.0.input_layernorm", "layers.0.post_attention_layernorm"] {
+        file.floats(&format!("model.{norm}.weight"), &[128], &random(rng, 128));
+    }
+    for (name, rows, cols, bits, codebook) in TRELLISES {
+        let padded = rows.next_multiple_of(128);
+        let words: Vec<u32> = (0..padded * cols * bits / 32).map(|_| rng.random()).collect();
+        let mut dense = vec![0.0; padded * cols];
+        for (i, words) in words.chunks(8 * bits).enumerate() {
+            let (first_k, first_n) = (i / (padded / 16) * 16, i % (padded / 16) * 16);
+            for (n, row) in tile(words, codebook).into_iter().enumerate() {
+                dense[(first_n + n) * cols + first_k..][..16].copy_from_slice(&row);
+            }
+        }
+        dense.truncate(rows * cols);
+        weights.insert(name.to_string(), dense);
+        let bytes = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        file.add(&format!("{name}.trellis"), "I16", &[cols / 16, padded / 16, 16 * bits], bytes);
+        match codebook {
+            Codebook::ThreeInst => {}
+            Codebook::Mcg => file.words(&format!("{name}.mcg"), &[], &[0xcbac_1fed]),
+            Codebook::Mul1 => file.words(&format!("{name}.mul1"), &[], &[0x83dc_d12d]),
+        }
+        if name.ends_with("o_proj") || name.ends_with("down_proj") {
+            for (suffix, len) in [("su", cols), ("sv", padded)] {
+                let bytes = (0..len / 8).map(|_| rng.random()).collect();
+                file.add(&format!("{name}.{suffix}"), "I16", &[len / 16], bytes);
+            }
+        } else {
+            let mut scales = |len: usize| -> Vec<f32> {
+                random(rng, len).into_iter().map(|s| (0.5 + s.abs()).copysign(s) / 16.0).collect()
+            };
+            file.halves(&format!("{name}.suh"), &[cols], &scales(cols));
+            let mut svh = scales(padded);
+            svh[rows..].fill(0.0);
+            file.halves(&format!("{name}.svh"), &[padded], &svh);
+        }
+        if name.ends_with("q_proj") || name.ends_with("k_proj") {
+            file.halves(&format!("{name}.bias"), &[padded], &random(rng, padded));
+        }
+    }
+    let settings = r#","quantization_config":{"quant_method":"exl3","bits":4.0}"#;
+    Crafted { config: exl3_config(true, settings), bytes: file.bytes(), weights }
+}
+
+#[test]
+fn exl3_of_every_width() {
+    let model = exl3();
+    model.verify();
+    let checkpoint = model.open(model.bytes.clone()).unwrap();
+    assert!(!checkpoint.config().tied);
+    // W = diag(svh) · H · Ŵ · H · diag(suh), for one that is padded.
+    let found = &dense(&checkpoint)["model.layers.0.self_attn.k_proj"];
+    let matrices = block_on(checkpoint.matrices("model.layers.0.self_attn", &["k_proj"])).unwrap();
+    let (InputTransform::Hadamard { signs: suh, .. }, OutputTransform::Hadamard { signs: svh, .. }) =
+        (&matrices[0].input, &matrices[0].output)
+    else {
+        panic!("no transforms");
+    };
+    let mut weights = decode(&matrices[0], BUDGETS[0]).unwrap();
+    let block = Plan::blocks(128, 128).unwrap();
+    block.apply(&mut weights);
+    let mut wanted = vec![0.0; 64 * 128];
+    for k in 0..128 {
+        let mut column: Vec<f32> = (0..128).map(|n| weights[n * 128 + k] * suh[k]).collect();
+        block.apply(&mut column);
+        (0..64).for_each(|n| wanted[n * 128 + k] = column[n] * svh[n]);
+    }
+    let error = relative_error(&found.1, &wanted);
+    assert!(found.0 == [64, 128] && error < 1e-6, "{error:e}");
+    runs_as_dense(&model, &exl3_config(false, ""));
+}
+
+/// Changes one tensor's entry in the header, or the configuration.
+#[test]
+fn exl3_that_is_not_read() {
+    let model = exl3();
+    let header = |from: &str, to: &str| {
+        assert_eq!(from.len(), to.len());
+        let mut bytes = model.bytes.clone();
+        let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        bytes
+    };
+    let checkpoint = model.open(model.bytes.clone()).unwrap();
+    let marker = checkpoint.raw_tensors().get("model.layers.0.self_attn.q_proj.mul1").unwrap();
+    let mut other = model.bytes.clone();
+    other[marker.range.start as usize] ^= 1;
+    for (bytes, says) in [
+        (other, "codebook of EXL3"),
+        (header("k_proj.svh", "k_proj.xvh"), "no use for"),
+        (header("o_proj.su\"", "o_proj.sv\""), "duplicate"),
+    ] {
+        let opened = block_on(Checkpoint::from_files(files(&model.config, bytes)));
+        let error = opened.and_then(|c| load_all(&c, BUDGETS[0])).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(says), "{says}: {error}");
+    }
+    for (width, says) in [(192, "an EXL3 layer of 192 inputs"), (384, "shape mismatch")] {
+        let from = r#""intermediate_size":256"#;
+        let config = model.config.replace(from, &format!(r#""intermediate_size":{width}"#));
+        let checkpoint = block_on(Checkpoint::from_files(files(&config, model.bytes.clone()))).unwrap();
+        let error = load_all(&checkpoint, BUDGETS[0]).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(says), "{says}: {error}");
+    }
+}
+
+/// Layouts that are not known well enough.
+#[test]
+fn relatives_are_refused_by_name() {
+    for (settings, says) in [
+        (r#","quip_params":{"codebook":"bitshift","L":16,"K":2,"V":2}"#, "QTIP"),
+        (r#","quantization_config":{"quant_method":"QUiP","codebook":"E8P12"}"#, "QUiP"),
+    ] {
+        let opened = block_on(Checkpoint::from_files(files(&config(settings), quip(QUIP).bytes)));
+        let error = opened.map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(says) && error.contains("halfbyte reads"), "{error}");
+    }
+}
