@@ -25,7 +25,7 @@ fn window(tile: u32, eighth: u32, end: u32) -> u32 {
 }
 
 // Rounds to the 11 significant bits of an f16, ties to even; no value here is small enough to be subnormal.
-fn round_to_f16(v: vec4<f32>) -> vec4<f32> {
+fn round_to_half(v: vec4<f32>) -> vec4<f32> {
     let bits = bitcast<vec4<u32>>(v);
     return bitcast<vec4<f32>>((bits + vec4(0xfffu) + ((bits >> vec4(13u)) & vec4(1u))) & vec4(0xffffe000u));
 }
@@ -42,7 +42,7 @@ fn values(states: vec4<u32>) -> vec4<f32> {
         let u = states * 0x83dcd12du;
         let pairs = (u & vec4(0x00ff00ffu)) + ((u >> vec4(8u)) & vec4(0x00ff00ffu));
         let sum = (pairs & vec4(0xffffu)) + (pairs >> vec4(16u));
-        return round_to_f16(vec4<f32>(sum + vec4(1024u)) * 0.00676727294921875 - 10.3828125);
+        return round_to_half(vec4<f32>(sum + vec4(1024u)) * 0.00676727294921875 - 10.3828125);
     }
     var u: vec4<u32>;
     if (CODEBOOK == 1u) { // mcg
@@ -51,7 +51,7 @@ fn values(states: vec4<u32>) -> vec4<f32> {
         u = states * 89226354u + vec4(64248484u);
     }
     let pair = (u & vec4(0x8fff8fffu)) ^ vec4(0x3b603b60u);
-    return round_to_f16(halves(pair & vec4(0xffffu)) + halves(pair >> vec4(16u)));
+    return round_to_half(halves(pair & vec4(0xffffu)) + halves(pair >> vec4(16u)));
 }
 
 // States of columns 2l, 2l + 1, 2l + 8, 2l + 9 of a row in a tile: four neighbours in the stream.

@@ -129,7 +129,7 @@ const MUTATIONS: &[Mutation] = &[
     mutation("codecs/e8p12.wgsl", "0.5 * f32(odd)", "0.25 * f32(odd)", "matvec", "e8p12"),
     mutation("codecs/e8p12.wgsl", "e8p_spread(signs >> 4u)", "e8p_spread(signs >> 3u)", "gather", "e8p12"),
     mutation("codecs/e8p12.wgsl", "0x00204081u", "0x00204080u", "matmul", "e8p12"),
-    mutation("codecs/e8p12.wgsl", "sections.y / 2u + index", "index", "matvec", "e8p12 + e8p12/3.45"),
+    mutation("codecs/e8p12.wgsl", "P.sections.y / 2u + index", "index", "matvec", "e8p12 + e8p12/3.45"),
     mutation("codecs/e8p12.wgsl", "(TABLE_ROWS - 256u) + code", "code", "gather", "e8p12 + e8/2.04"),
     mutation("codecs/e8p12.wgsl", "word & 1u", "0u", "matmul", "e8p12 + e8/2.04"),
     mutation("codecs/trellis.wgsl", "+ 8u * BITS - 1u", "+ 8u * BITS - 2u", "matvec", "trellis4 mul1"),
