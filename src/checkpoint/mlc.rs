@@ -90,7 +90,7 @@ fn tensor(record: &Value, file: &str, source: &Arc<dyn Source>) -> Result<Tensor
     let elements = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64));
     let bytes = elements.and_then(|n| dtype.bytes(n)).ok_or_else(|| corrupt("shape overflow"))?;
     let size = |key: &str| {
-        Ok::<_, Error>(keys.size(key)?.map(|n| n as u64).ok_or_else(|| corrupt(&format!("missing {key}")))?)
+        keys.size(key)?.map(|n| n as u64).ok_or_else(|| corrupt(&format!("missing {key}")))
     };
     if size("nbytes")? != bytes {
         return Err(corrupt("nbytes do not fit dtype and shape").expected(bytes).found(size("nbytes")?));

@@ -221,7 +221,7 @@ fn mlc_that_is_not_read() {
     for (name, from, to, says) in [
         ("mlc-chat-config.json", "q4f16_1", "q4f16_0", "quantization q4f16_0 of MLC"),
         ("mlc-chat-config.json", "q4f16_1", "q3f16_1", "words with more than 30 bits"),
-        ("mlc-chat-config.json", r#""rms_norm_eps":1e-5"#, r#""rms_norm_eps":-1"#, "mlc-chat-config.json"),
+        ("mlc-chat-config.json", r#""rms_norm_eps":0.00001"#, r#""rms_norm_eps":-1"#, "mlc-chat-config.json"),
         ("ndarray-cache.json", "params_shard_0", "params_shard_1", "missing file params_shard_1.bin"),
         ("ndarray-cache.json", "uint32", "uint31", "unknown dtype uint31"),
         ("ndarray-cache.json", r#""format":"raw","#, r#""format":"zip","#, "format zip"),
