@@ -65,7 +65,7 @@ pub enum Op {
         cols: usize,
         /// How.
         scheme: Activations,
-        /// `[rows, ≥ cols]`: where it is not 0, the code is (what [`Op::Outliers`] has taken out).
+        /// `[rows, ≥ cols]`: where it is not 0, x counts as 0 (what [`Op::Outliers`] has taken out).
         outliers: Option<Tensor>,
         /// `[rows, ≥ cols]`
         out: Tensor,

@@ -72,12 +72,11 @@ fn run_op(op: &Op, step_tensor: &Tensor, step: &Step) -> Result<()> {
             let mut words = out.cpu();
             for (t, row) in rows(x, count).chunks_exact(x.cols).enumerate() {
                 let mut row = row[..*cols].to_vec();
-                let scale_of = row.clone();
                 if let Some((outliers, stride)) = &outliers {
                     let taken = &outliers[t * stride..][..*cols];
                     row.iter_mut().zip(taken).filter(|(_, taken)| **taken != 0.0).for_each(|(x, _)| *x = 0.0);
                 }
-                quantize(scheme, &scale_of, &row, &mut words[t * stride..][..stride]);
+                quantize(scheme, &row, &mut words[t * stride..][..stride]);
             }
         }
         Op::Product { rows: which, matrix, x, int8: true, bias, out, offset, add, .. } => {
@@ -235,10 +234,10 @@ fn product(
     Ok(out)
 }
 
-/// Codes of one row of activations, by the scales of `whole`.
-fn quantize(scheme: &Activations, whole: &[f32], x: &[f32], out: &mut [u32]) {
+/// Codes of one row of activations.
+fn quantize(scheme: &Activations, x: &[f32], out: &mut [u32]) {
     if scheme.code == ActivationCode::Int8 {
-        let scale = scheme.scale(whole);
+        let scale = scheme.scale(x);
         for (word, x) in out.iter_mut().zip(x.chunks(4)) {
             let bytes = x.iter().map(|&x| int8_code(x, scale) as u8);
             *word = bytes.rev().fold(0, |word, byte| word << 8 | u32::from(byte));
@@ -247,8 +246,8 @@ fn quantize(scheme: &Activations, whole: &[f32], x: &[f32], out: &mut [u32]) {
         return;
     }
     let run = scheme.run.min(x.len());
-    for ((whole, x), out) in whole.chunks(run).zip(x.chunks(run)).zip(out.chunks_mut(run)) {
-        let scale = scheme.scale(whole);
+    for (x, out) in x.chunks(run).zip(out.chunks_mut(run)) {
+        let scale = scheme.scale(x);
         out.iter_mut().zip(x).for_each(|(word, &x)| *word = e4m3_value(x, scale).to_bits());
     }
 }

@@ -1,7 +1,6 @@
 // Quantizes activations as src/quant/activations.rs says: a workgroup a run of columns of a token.
 // x: [tokens, x_stride] f32. INT8: y has, of each token, four codes a word and after them the scale; otherwise
-// E4M3 multiples of the scale, f32. OUTLIERS: what is not 0 there has the code 0, and from the threshold on an
-// element does not count for the scale.
+// E4M3 multiples of the scale, f32. OUTLIERS: what is not 0 there counts as 0 here.
 
 struct Quantize {
     cols: u32,
@@ -11,7 +10,6 @@ struct Quantize {
     top: f32,   // dynamic scales: what the largest element becomes
     given: f32, // the scale otherwise
     outliers_stride: u32,
-    threshold: f32,
 }
 @group(0) @binding(3) var<uniform> P: Quantize;
 @group(0) @binding(4) var<storage, read> x: array<f32>;
@@ -85,13 +83,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     workgroupBarrier();
     let first = group.x * P.run;
     let end = min(first + min(P.run, P.cols), P.cols);
-    let row = group.y * P.x_stride;
     for (var k = first + lane.x; k < end; k += 64u) {
-        let magnitude = bitcast<u32>(x[row + k]) & 0x7fffffffu;
-        // A number that is none counts always.
-        if (!OUTLIERS || magnitude < bitcast<u32>(P.threshold) || magnitude >= 0x7f800000u) {
-            atomicMax(&largest, magnitude);
-        }
+        atomicMax(&largest, bitcast<u32>(inlier(group.y, k)) & 0x7fffffffu);
     }
     workgroupBarrier();
     let most = atomicLoad(&largest);

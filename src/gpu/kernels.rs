@@ -390,7 +390,6 @@ pub(crate) fn lower<'a>(
                     top.unwrap_or(1.0).to_bits(),
                     given.to_bits(),
                     outliers.as_ref().map_or(0, |outliers| outliers.cols) as u32,
-                    scheme.outliers.unwrap_or(0.0).to_bits(),
                 ],
                 grid: Grid::each(cols.div_ceil(run), *rows),
             });

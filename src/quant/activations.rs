@@ -15,8 +15,8 @@ pub struct Activations {
     pub run: usize,
     /// Where the scale comes from.
     pub scale: ActivationScale,
-    /// From this magnitude on an element is an outlier: it does not count for the scale, and the columns that have one
-    /// in any token of a step are multiplied as they are (LLM.int8).
+    /// From this magnitude on an element is an outlier: the columns that have one in any token of a step are multiplied
+    /// as they are, and do not count for the scale (LLM.int8, Dettmers et al. 2022).
     pub outliers: Option<f32>,
 }
 
@@ -64,12 +64,10 @@ impl Activations {
 
     /// The scale of a run; NaN if one of its elements is not finite.
     pub fn scale(&self, x: &[f32]) -> f32 {
-        let magnitudes = || x.iter().map(|x| x.to_bits() & 0x7fff_ffff);
-        if magnitudes().any(|magnitude| !Kind::F32.finite(magnitude)) {
+        let largest = x.iter().map(|x| x.to_bits() & 0x7fff_ffff).max().unwrap_or(0);
+        if !Kind::F32.finite(largest) {
             return f32::NAN;
         }
-        let counts = |magnitude: &u32| self.outliers.is_none_or(|from| f32::from_bits(*magnitude) < from);
-        let largest = magnitudes().filter(counts).max().unwrap_or(0);
         match self.scale {
             ActivationScale::Dynamic { top } => quotient(f32::from_bits(largest), top),
             ActivationScale::Static(scale) => scale,

@@ -341,7 +341,7 @@ fn quantized_activations_on_every_adapter() {
                         let wanted = layer(&Device::Cpu, &checkpoint, &parent, modules, tokens).await;
                         let found = layer(&gpu, &checkpoint, &parent, modules, tokens).await;
                         let error = relative_error(&found, &wanted);
-                        assert!(error <= 1e-6, "{name} on {adapter}: {parent} is off by {error:e}");
+                        assert!(error <= 1e-5, "{name} on {adapter}: {parent} is off by {error:e}");
                     }
                 }
                 let (_, forward) = native_golden(&folder);

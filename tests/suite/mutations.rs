@@ -175,8 +175,8 @@ const MUTATIONS: &[Mutation] = &[
     mutation("kernels/outliers.wgsl", "most >= P.threshold", "most < P.threshold", "outliers", ""),
     mutation(
         "kernels/quantize.wgsl",
-        "magnitude < bitcast<u32>(P.threshold)",
-        "true",
+        "P.outliers_stride + k] != 0.0",
+        "P.outliers_stride + k] == 0.0",
         "quantize",
         "int8 without outliers",
     ),
