@@ -11,6 +11,7 @@ struct Product {
     y_offset: u32,
     first_row: u32,     // of this part, for gathers
     sections: vec4<u32>, // first word of every section in its binding
+    more_sections: vec4<u32>, // of sections 4 to 7
 }
 @group(0) @binding(3) var<uniform> P: Product;
 
@@ -30,6 +31,14 @@ struct X32 {
 fn cell_index(row: u32, cell: u32, cells: u32) -> u32 {
     let first = row & ~31u;
     return first * cells + cell * min(32u, P.padded_rows - first) + (row & 31u);
+}
+
+// First word of a section in its binding.
+fn section(i: u32) -> u32 {
+    if (i < 4u) {
+        return P.sections[i];
+    }
+    return P.more_sections[i & 3u];
 }
 
 // The value of an f16, subnormals included (unpack2x16float may flush them).

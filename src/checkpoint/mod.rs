@@ -19,6 +19,8 @@ use std::sync::Arc;
 pub mod bitsandbytes;
 pub mod decode;
 pub mod ggml;
+mod ggml_iq;
+mod ggml_k;
 pub mod gguf;
 pub mod gguf_model;
 pub mod gptq;

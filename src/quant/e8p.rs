@@ -17,7 +17,7 @@ use std::sync::{Arc, LazyLock};
 pub static FAMILY: Family = Family {
     name: "e8p12",
     about: "2-bit lattice codes, 16 bits for 8 weights (QuIP#)",
-    wgsl: "codecs/e8p12.wgsl",
+    wgsl: &["codecs/e8p12.wgsl"],
     samples: || vec![E8p12::new()],
 };
 
@@ -91,8 +91,8 @@ impl Codec for E8p12 {
     }
 
     /// The 256 rows, a nibble a dimension: 2 v_i + 8.
-    fn tables(&self) -> Vec<u32> {
-        ROWS.to_vec()
+    fn codebook(&self) -> &'static [u32] {
+        &*ROWS
     }
 
     fn constants(&self) -> Vec<(&'static str, u32)> {

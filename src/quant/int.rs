@@ -1,18 +1,19 @@
-//! Integers of 2–8 bits in groups: `w = (q - z) · s`, or `w = q · s + m`.
+//! Integers of 1–8 bits in groups: `w = (q - z) · s`, or `w = q · s + m`; or signs: `w = (2q - 1) · s`.
 //!
 //! The packed-integer systems (GPTQ, AWQ, GGUF's Q types …) differ in how they store codes on disk; here they
-//! are one codec. Odd widths are kept as two planes: 3 = 2 + 1, 5 = 4 + 1, 6 = 4 + 2 bits.
+//! are one codec. Odd widths are kept as two planes.
 
+use super::planes::Planes;
 use super::{Codec, Family, Field, Kind, Packed, Section, UNIT, WHOLE_ROW, interchangeable};
 use crate::error::{Error, Result};
 use std::any::Any;
 use std::sync::Arc;
 
-/// Integers of 2, 3, 4, 5, 6 and 8 bits.
+/// Integers of 1, 2, 3, 4, 5, 6 and 8 bits.
 pub static FAMILY: Family = Family {
     name: "int",
-    about: "integers of 2-8 bits in groups, symmetric, with zero points or minima",
-    wgsl: "codecs/int.wgsl",
+    about: "integers of 1-8 bits in groups, symmetric, with zero points or minima",
+    wgsl: &["codecs/int.wgsl", "lib/planes.wgsl"],
     samples,
 };
 
@@ -25,6 +26,8 @@ pub enum Offset {
     Zero,
     /// A stored minimum a group, in the scales' number format: `q · s + m`.
     Min,
+    /// Codes of one bit are signs: `(2q - 1) · s`.
+    Sign,
 }
 
 /// Integer codes with a scale a group.
@@ -53,14 +56,15 @@ fn samples() -> Vec<Arc<dyn Codec>> {
     add(3, 128, Kind::Bf16, Offset::Zero);
     add(8, WHOLE_ROW, Kind::F32, Offset::Symmetric(128));
     add(4, WHOLE_ROW, Kind::F16, Offset::Zero);
+    add(1, 128, Kind::F16, Offset::Sign);
     all
 }
 
 impl Int {
     /// `bits` a code, `group` columns a scale ([`WHOLE_ROW`] for one scale a row).
     pub fn new(bits: u32, group: usize, scale: Kind, offset: Offset) -> Result<Arc<Self>> {
-        if !matches!(bits, 2..=6 | 8) {
-            return Err(Error::unsupported("bits a weight").expected("2, 3, 4, 5, 6 or 8").found(bits));
+        if !matches!(bits, 1..=6 | 8) {
+            return Err(Error::unsupported("bits a weight").expected("1, 2, 3, 4, 5, 6 or 8").found(bits));
         }
         if group == 0 || (group != WHOLE_ROW && !group.is_multiple_of(UNIT)) {
             return Err(Error::unsupported("group size")
@@ -73,13 +77,9 @@ impl Int {
         Ok(Arc::new(Self { bits, group, scale, offset }))
     }
 
-    /// Width of the first plane; the rest is in the second.
-    fn low_bits(&self) -> u32 {
-        match self.bits {
-            8 => 8,
-            4..8 => 4,
-            _ => 2,
-        }
+    /// Sections that are not planes of codes: scales, and zeros or minima.
+    fn others(&self) -> usize {
+        1 + usize::from(matches!(self.offset, Offset::Zero | Offset::Min))
     }
 }
 
@@ -99,6 +99,7 @@ impl Codec for Int {
             Offset::Symmetric(z) => format!(" z{z}"),
             Offset::Zero => " zeros".into(),
             Offset::Min => " min".into(),
+            Offset::Sign => " sign".into(),
         };
         format!("int{} {group}{scale}{offset}", self.bits)
     }
@@ -109,7 +110,7 @@ impl Codec for Int {
             Field { name: "scales", kind: self.scale, run: self.group },
         ];
         match self.offset {
-            Offset::Symmetric(_) => {}
+            Offset::Symmetric(_) | Offset::Sign => {}
             Offset::Zero => {
                 fields.push(Field { name: "zeros", kind: Kind::Code(self.bits), run: self.group })
             }
@@ -120,26 +121,17 @@ impl Codec for Int {
 
     /// Low plane; scales; zeros or minima; high plane.
     fn sections(&self) -> Vec<Section> {
-        let low = self.low_bits();
         let scale_bits = self.scale.bits();
-        let mut sections = vec![
-            Section { binding: 0, field: 0, shift: 0, bits: low, cell: 128 / low as usize },
-            Section { binding: 1, field: 1, shift: 0, bits: scale_bits, cell: 1 },
-        ];
+        let mut others = vec![Section { binding: 1, field: 1, shift: 0, bits: scale_bits, cell: 1 }];
         match self.offset {
-            Offset::Symmetric(_) => {}
+            Offset::Symmetric(_) | Offset::Sign => {}
             Offset::Zero => {
                 let bits = self.bits.next_power_of_two().max(4);
-                sections.push(Section { binding: 1, field: 2, shift: 0, bits, cell: 1 });
+                others.push(Section { binding: 1, field: 2, shift: 0, bits, cell: 1 });
             }
-            Offset::Min => {
-                sections.push(Section { binding: 1, field: 2, shift: 0, bits: scale_bits, cell: 1 })
-            }
+            Offset::Min => others.push(Section { binding: 1, field: 2, shift: 0, bits: scale_bits, cell: 1 }),
         }
-        if self.bits > low {
-            sections.push(Section { binding: 1, field: 0, shift: low, bits: self.bits - low, cell: UNIT });
-        }
-        sections
+        Planes::new(self.bits).sections(others)
     }
 
     fn constants(&self) -> Vec<(&'static str, u32)> {
@@ -147,44 +139,35 @@ impl Codec for Int {
             Offset::Symmetric(z) => (0, z),
             Offset::Zero => (1, 0),
             Offset::Min => (2, 0),
+            Offset::Sign => (3, 0),
         };
         let scale = match self.scale {
             Kind::F32 => 0,
             Kind::F16 => 1,
             _ => 2,
         };
-        let low = self.low_bits();
-        let high_section = if offset == 0 { 2 } else { 3 };
-        vec![
-            ("LOW_BITS", low),
-            ("HIGH_BITS", self.bits - low),
-            ("HIGH_SECTION", high_section),
+        let mut constants = Planes::new(self.bits).constants(self.others()).to_vec();
+        constants.extend([
             ("GROUP_UNITS", if self.group == WHOLE_ROW { 1 << 26 } else { (self.group / UNIT) as u32 }),
             ("SCALE_FORMAT", scale),
             ("OFFSET", offset),
             ("ZERO", zero),
             ("ZERO_BITS", self.bits.next_power_of_two().max(4)),
-        ]
+        ]);
+        constants
     }
 
     fn decode_row(&self, packed: &Packed, row: usize, out: &mut [f32]) {
-        let low = self.low_bits();
-        let high_section = if matches!(self.offset, Offset::Symmetric(_)) { 2 } else { 3 };
-        let mut codes = vec![0; out.len()];
-        packed.items(0, row, &mut codes);
-        if self.bits > low {
-            let mut high = vec![0; out.len()];
-            packed.items(high_section, row, &mut high);
-            codes.iter_mut().zip(high).for_each(|(code, high)| *code |= high << low);
-        }
+        let codes = packed.field(0, row);
         let group = self.group.min(packed.shape.cols);
         for (g, (out, codes)) in out.chunks_mut(group).zip(codes.chunks(group)).enumerate() {
             let scale = self.scale.value(packed.item(1, row, g));
             // Adding -0.0 changes nothing, not even the sign of a zero.
-            let (zero, min) = match self.offset {
-                Offset::Symmetric(z) => (z as f64, -0.0),
-                Offset::Zero => (packed.item(2, row, g) as f64, -0.0),
-                Offset::Min => (0.0, self.scale.value(packed.item(2, row, g))),
+            let (scale, zero, min) = match self.offset {
+                Offset::Symmetric(z) => (scale, z as f64, -0.0),
+                Offset::Zero => (scale, packed.item(2, row, g) as f64, -0.0),
+                Offset::Min => (scale, 0.0, self.scale.value(packed.item(2, row, g))),
+                Offset::Sign => (2.0 * scale, 0.5, -0.0),
             };
             for (w, &code) in out.iter_mut().zip(codes) {
                 *w = ((code as f64 - zero) * scale + min) as f32;

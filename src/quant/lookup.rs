@@ -10,7 +10,7 @@ use std::sync::Arc;
 pub static FAMILY: Family = Family {
     name: "lookup",
     about: "4-bit codes into a table of 16 values (NF4, FP4) with block scales, also doubly quantized",
-    wgsl: "codecs/lookup.wgsl",
+    wgsl: &["codecs/lookup.wgsl"],
     samples,
 };
 

@@ -16,11 +16,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 pub mod e8p;
+pub mod grid;
 pub mod hadamard;
 pub mod int;
+pub mod kquant;
 pub mod lookup;
 mod packed;
 pub mod plain;
+mod planes;
+pub mod ternary;
 #[cfg(test)]
 mod testing;
 pub use packed::{Packed, Run, pack};
@@ -32,18 +36,26 @@ pub const UNIT: usize = 32;
 
 /// A family of codecs: one Rust file, one WGSL file.
 pub struct Family {
-    /// Short name: `int`, `lookup`, `e8p12`, `plain`.
+    /// Short name: `int`, `kquant`, `grid`, `lookup`, `plain` ….
     pub name: &'static str,
     /// One line for tables and help texts.
     pub about: &'static str,
-    /// Its WGSL part: a path below `shaders/`.
-    pub wgsl: &'static str,
+    /// Its WGSL parts: paths below `shaders/`, its own first.
+    pub wgsl: &'static [&'static str],
     /// Members that tests and `verify` run.
     pub samples: fn() -> Vec<Arc<dyn Codec>>,
 }
 
 /// All codecs. Help texts, shader validation, `verify` and tests walk this table.
-pub static CODECS: &[&Family] = &[&plain::FAMILY, &int::FAMILY, &lookup::FAMILY, &e8p::FAMILY];
+pub static CODECS: &[&Family] = &[
+    &plain::FAMILY,
+    &int::FAMILY,
+    &kquant::FAMILY,
+    &ternary::FAMILY,
+    &grid::FAMILY,
+    &lookup::FAMILY,
+    &e8p::FAMILY,
+];
 
 /// How an item is to be understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +123,7 @@ pub struct Section {
     pub shift: u32,
     /// Bits of the item that are stored here: 1, 2, 4, 8, 16 or 32.
     pub bits: u32,
-    /// Consecutive items of a row that stay together.
+    /// Consecutive items of a row that stay together: a power of two of bits, at least 4.
     pub cell: usize,
 }
 
@@ -157,9 +169,14 @@ pub trait Codec: Debug + Send + Sync + 'static {
     /// How it lies in memory.
     fn sections(&self) -> Vec<Section>;
 
-    /// Words bound after the sections; empty: no such binding.
+    /// Words of this matrix that are bound after the sections; empty: no such binding.
     fn tables(&self) -> Vec<u32> {
         Vec::new()
+    }
+
+    /// The same for constants of the code itself: in GPU memory once for all matrices. A codec has one or the other.
+    fn codebook(&self) -> &'static [u32] {
+        &[]
     }
 
     /// `const NAME: u32 = value;` lines of the shader.

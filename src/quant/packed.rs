@@ -27,13 +27,14 @@ pub struct Packed {
     sections: Vec<(Section, usize, usize)>, // section, word offset, cells a row
 }
 
-/// First bit of item `i` of a cell of `bits`-wide items.
+/// First bit of item `i` of a cell.
 ///
 /// Narrow codes are laid out in quads: four neighbouring codes sit in the four bytes of a word, so that one
-/// mask and shift gives four bytes ready for `unpack4xU8` or a packed dot product.
-fn place(bits: u32, i: usize) -> usize {
-    let bits = bits as usize;
-    if bits >= 16 {
+/// mask and shift gives four bytes ready for `unpack4xU8` or a packed dot product. A cell that is no whole word has
+/// its items in order.
+fn place(section: &Section, i: usize) -> usize {
+    let bits = section.bits as usize;
+    if bits >= 16 || section.cell * bits < 32 {
         return i * bits;
     }
     let per_word = 32 / bits;
@@ -50,8 +51,7 @@ fn tile_rows(shape: Shape, tile: usize) -> usize {
 fn bit_address(shape: Shape, section: &Section, cells: usize, row: usize, i: usize) -> usize {
     let (tile, cell) = (row / TILE_ROWS, i / section.cell);
     let index = tile * TILE_ROWS * cells + cell * tile_rows(shape, tile) + row % TILE_ROWS;
-    let inside = if section.cell == 1 { 0 } else { place(section.bits, i % section.cell) };
-    index * section.cell * section.bits as usize + inside
+    index * section.cell * section.bits as usize + place(section, i % section.cell)
 }
 
 /// Packs `piece` of a matrix of `shape`; a part of a split matrix starts at row `first_row` of the piece's rows.
@@ -151,10 +151,20 @@ impl Packed {
         for (cell, out) in out.chunks_mut(section.cell).enumerate() {
             let first = offset * 32 + bit_address(self.shape, section, *cells, row, cell * section.cell);
             for (i, item) in out.iter_mut().enumerate() {
-                let inside = if section.cell == 1 { 0 } else { place(section.bits, i) };
-                *item = self.bits(section, first + inside);
+                *item = self.bits(section, first + place(section, i));
             }
         }
+    }
+
+    /// All items of a field of `row`, whichever sections their bits are in.
+    pub fn field(&self, field: usize, row: usize) -> Vec<u32> {
+        let count = self.codec.fields().get(field).map_or(0, |field| field.items(self.shape.cols));
+        let (mut items, mut bits) = (vec![0; count], vec![0; count]);
+        for (i, (section, ..)) in self.sections.iter().enumerate().filter(|(_, (s, ..))| s.field == field) {
+            self.items(i, row, &mut bits);
+            items.iter_mut().zip(&bits).for_each(|(item, bits)| *item |= bits << section.shift);
+        }
+        items
     }
 
     fn bits(&self, section: &Section, bit: usize) -> u32 {

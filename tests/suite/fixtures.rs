@@ -4,6 +4,14 @@
 /// Folder, and what `Checkpoint::format_name` calls it.
 pub(crate) const READ: &[(&str, &str)] = &[
     ("stories260K-w256/f16", "f16"),
+    ("stories260K-w256/gguf-iq1_m", "GGUF"),
+    ("stories260K-w256/gguf-iq2_xs", "GGUF"),
+    ("stories260K-w256/gguf-iq3_s", "GGUF"),
+    ("stories260K-w256/gguf-q2_k", "GGUF"),
+    ("stories260K-w256/gguf-q3_k_m", "GGUF"),
+    ("stories260K-w256/gguf-q4_k_m", "GGUF"),
+    ("stories260K-w256/gguf-q6_k", "GGUF"),
+    ("stories260K-w256/gguf-tq1_0", "GGUF"),
     ("tinystories-656k/bf16", "bf16"),
     ("tinystories-656k/bnb-fp4", "bitsandbytes FP4"),
     ("tinystories-656k/bnb-nf4", "bitsandbytes NF4"),
@@ -12,6 +20,7 @@ pub(crate) const READ: &[(&str, &str)] = &[
     ("tinystories-656k/f32", "f32"),
     ("tinystories-656k/gguf-bf16", "GGUF"),
     ("tinystories-656k/gguf-f16", "GGUF"),
+    ("tinystories-656k/gguf-q2_0", "GGUF"),
     ("tinystories-656k/gguf-q4_0", "GGUF"),
     ("tinystories-656k/gguf-q4_1", "GGUF"),
     ("tinystories-656k/gguf-q5_0", "GGUF"),

@@ -14,6 +14,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 mod crafted;
+mod ggml;
 mod golden;
 mod hostile;
 

@@ -166,8 +166,6 @@ fn unread_formats_are_named() {
         ("tinystories-656k", "quip-e8p12rvq3b", "E8P12RVQ3B"),
         ("tinystories-656k", "quip-e8p12rvq4b", "E8P12RVQ4B"),
         ("tinystories-656k", "spqr-3bit", "spqr"),
-        ("stories260K-w256", "gguf-q4_k_m", "Q4_K"),
-        ("stories260K-w256", "gguf-iq1_m", "Q2_K"),
     ] {
         let path = shared.join("fixtures").join(model).join(folder);
         let opened = block_on(Checkpoint::open(&path));
