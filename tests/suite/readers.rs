@@ -17,6 +17,7 @@ mod crafted;
 mod ggml;
 mod golden;
 mod hostile;
+mod split;
 
 /// Pieces as large as a loader would take them, and so small that everything is cut up.
 const BUDGETS: [usize; 2] = [4 << 20, 5000];
