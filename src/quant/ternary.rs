@@ -74,8 +74,8 @@ impl Codec for Ternary {
                 let field = FIELDS.partition_point(|(first, _)| *first <= i) - 1;
                 let (first, bytes) = FIELDS[field];
                 let byte = packed.item(field, row, block * bytes + (i - first) % bytes);
-                let fraction = byte * 3u32.pow(((i - first) / bytes) as u32) & 255;
-                *w = (d * (f64::from(fraction * 3 >> 8) - 1.0)) as f32;
+                let fraction = (byte * 3u32.pow(((i - first) / bytes) as u32)) & 255;
+                *w = (d * (f64::from((fraction * 3) >> 8) - 1.0)) as f32;
             }
         }
     }
