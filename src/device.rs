@@ -9,7 +9,7 @@ use crate::quant::{Codec, Packed, Piece, Shape, TILE_ROWS, Tiles, pack};
 use crate::reference;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 /// Bytes of a checkpoint that are read at once.
 const READ_BUDGET: usize = 4 << 20;
@@ -43,7 +43,7 @@ enum Storage {
 
 /// A buffer that gives its bytes back to the books.
 #[derive(Debug)]
-struct GpuBuffer {
+pub(crate) struct GpuBuffer {
     buffer: wgpu::Buffer,
     context: Context,
 }
@@ -77,12 +77,13 @@ pub(crate) struct Part {
     pub(crate) first_row: usize,
     pub(crate) shape: Shape,
     buffers: Vec<GpuBuffer>,
+    codebook: Option<Arc<GpuBuffer>>,
 }
 
 impl Part {
     /// Buffer of binding `i`.
     pub(crate) fn buffers(&self) -> impl Iterator<Item = &wgpu::Buffer> {
-        self.buffers.iter().map(|b| &b.buffer)
+        self.buffers.iter().chain(self.codebook.as_deref()).map(|b| &b.buffer)
     }
 }
 
@@ -193,6 +194,13 @@ impl Device {
         }
     }
 
+    /// Bytes of the codebooks in GPU memory, which all matrices share.
+    pub fn codebook_bytes(&self) -> u64 {
+        let Device::Gpu(context) = self else { return 0 };
+        let codebooks = context.shared.codebooks.lock().unwrap_or_else(|p| p.into_inner());
+        codebooks.values().filter_map(Weak::upgrade).map(|b| b.buffer.size()).sum()
+    }
+
     /// Room for a matrix; fill it with [`Device::load_into`].
     pub fn matrix(&self, label: &str, codec: Arc<dyn Codec>, shape: Shape) -> Result<Matrix> {
         let storage = match self {
@@ -209,7 +217,8 @@ impl Device {
                     if let (false, Some(last)) = (tables.is_empty(), buffers.last()) {
                         context.write(&last.buffer, 0, &tables);
                     }
-                    parts.push(Part { first_row, shape, buffers });
+                    let codebook = codebook(context, codec.codebook())?;
+                    parts.push(Part { first_row, shape, buffers, codebook });
                 }
                 MatrixStorage::Gpu(parts)
             }
@@ -362,6 +371,23 @@ impl Device {
     }
 }
 
+/// The buffer of a codebook, uploaded for the first matrix that needs it and shared by all; none for an empty one.
+fn codebook(context: &Context, words: &'static [u32]) -> Result<Option<Arc<GpuBuffer>>> {
+    if words.is_empty() {
+        return Ok(None);
+    }
+    let mut codebooks = context.shared.codebooks.lock().unwrap_or_else(|p| p.into_inner());
+    let entry = codebooks.entry(words.as_ptr() as usize).or_default();
+    if let Some(found) = entry.upgrade() {
+        return Ok(Some(found));
+    }
+    let buffer = context.buffer("codebook", words.len() as u64 * 4)?;
+    context.write(&buffer, 0, words);
+    let made = Arc::new(GpuBuffer { buffer, context: context.clone() });
+    *entry = Arc::downgrade(&made);
+    Ok(Some(made))
+}
+
 /// Row ranges whose bindings all fit `max_binding` bytes, cut at tiles.
 pub(crate) fn split(codec: &dyn Codec, shape: Shape, max_binding: u64) -> Vec<(usize, Shape)> {
     let tables = codec.tables().len();
@@ -395,10 +421,12 @@ impl Matrix {
         }
     }
 
-    /// Bytes of the packed form, all parts.
+    /// Bytes of the packed form, all parts; without the code's own [codebook](Codec::codebook), which is shared.
     pub fn bytes(&self) -> u64 {
         match &self.storage {
-            MatrixStorage::Gpu(parts) => parts.iter().flat_map(Part::buffers).map(wgpu::Buffer::size).sum(),
+            MatrixStorage::Gpu(parts) => {
+                parts.iter().flat_map(|part| &part.buffers).map(|b| b.buffer.size()).sum()
+            }
             MatrixStorage::Cpu(packed) => packed.lock().unwrap_or_else(|p| p.into_inner()).bytes(),
         }
     }

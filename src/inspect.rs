@@ -407,7 +407,7 @@ pub fn formats() -> Formats {
     let codec = |f: &&crate::quant::Family| CodecReport {
         name: f.name,
         about: f.about,
-        wgsl: f.wgsl,
+        wgsl: f.wgsl.first().copied().unwrap_or_default(),
         samples: (f.samples)().iter().map(|c| c.name()).collect(),
     };
     Formats { readers: READERS.iter().map(reader).collect(), codecs: CODECS.iter().map(codec).collect() }

@@ -11,6 +11,7 @@ struct Product {
     y_offset: u32,
     first_row: u32,     // of this part, for gathers
     sections: vec4<u32>, // first word of every section in its binding
+    more_sections: vec4<u32>, // of sections 4 to 7
 }
 @group(0) @binding(3) var<uniform> P: Product;
 
@@ -36,6 +37,14 @@ fn line_index(row: u32, rows: u32, cell: u32, cells: u32) -> u32 {
     let first = row & ~31u;
     let lines = (min(32u, P.padded_rows - first) + rows - 1u) / rows;
     return first / rows * cells + cell * lines + (row & 31u) / rows;
+}
+
+// First word of a section in its binding.
+fn section(i: u32) -> u32 {
+    if (i < 4u) {
+        return P.sections[i];
+    }
+    return P.more_sections[i & 3u];
 }
 
 // The value of an f16, subnormals included (unpack2x16float may flush them).

@@ -1,4 +1,4 @@
-//! GGUF's block types (ggml, `ggml-quants.c`): `M.weight [N, K]`, row-major blocks of 32 or 64 weights.
+//! GGUF's block types (ggml, `ggml-quants.c`): `M.weight [N, K]`, row-major blocks of 32 to 256 weights.
 //!
 //! | type | bytes of a block | weight |
 //! |---|---|---|
@@ -7,14 +7,19 @@
 //! | Q5_0 | d f16, u32 of fifth bits, 16 × 2 nibbles | (q − 16) d |
 //! | Q5_1 | d f16, m f16, u32 of fifth bits, 16 × 2 nibbles | q d + m |
 //! | Q8_0 | d f16, 32 × i8 | q d |
+//! | Q1_0 | d f16, 128 bits | (2q − 1) d |
+//! | Q2_0 | d f16, 64 × 2 bits | (q − 1) d |
+//! | TQ2_0 | 256 × 2 bits, d f16 | (q − 1) d |
 //!
-//! The low nibble of byte j is weight j, the high one weight j + 16. Types with tables are in
-//! `ggml_lookup.rs`.
+//! The low nibble of byte j is weight j, the high one weight j + 16; Q1_0 and Q2_0 have their weights in order, TQ2_0
+//! in runs of 32 bytes. The K types are in `ggml_k.rs`, the IQ types and TQ1_0 in `ggml_iq.rs`, those with tables of 16
+//! in `ggml_lookup.rs`.
 
 use super::ggml_lookup;
 use super::gguf::BlockType;
 use super::tensor::{Dtype, Grid, RowOrder, TensorInfo, lcm, words16};
 use super::{BoxFuture, Module, PieceSource, Reader, StoredMatrix};
+use super::{ggml_iq, ggml_k};
 use crate::error::{Error, Result};
 use crate::quant::int::{Int, Offset};
 use crate::quant::{Codec, Extent, Kind, Piece};
@@ -23,7 +28,7 @@ use std::sync::Arc;
 /// All types of quantized weights.
 pub static READER: Reader = Reader {
     name: "GGUF",
-    about: "Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4, NVFP4 and unquantized tensors",
+    about: "Q1_0 to Q8_0, the K and IQ types, TQ1_0, TQ2_0, MXFP4, NVFP4 and unquantized tensors",
     signature: "a ggml type per tensor",
     source: "llama.cpp",
     methods: &[],
@@ -57,6 +62,13 @@ const LAYOUTS: &[Layout] = &[
     },
     Layout { name: "Q5_1", codec: || int(5, 32, Offset::Min), unpack: |b, items| nibbles(b, 4, items) },
     Layout { name: "Q8_0", codec: || int(8, 32, Offset::Symmetric(128)), unpack: eight },
+    Layout { name: "Q1_0", codec: || int(1, 128, Offset::Sign), unpack: |b, items| in_order(b, 1, items) },
+    Layout {
+        name: "Q2_0",
+        codec: || int(2, 64, Offset::Symmetric(1)),
+        unpack: |b, items| in_order(b, 2, items),
+    },
+    Layout { name: "TQ2_0", codec: || int(2, 256, Offset::Symmetric(1)), unpack: ternary },
 ];
 
 fn int(bits: u32, group: usize, offset: Offset) -> Result<Arc<dyn Codec>> {
@@ -64,7 +76,7 @@ fn int(bits: u32, group: usize, offset: Offset) -> Result<Arc<dyn Codec>> {
 }
 
 fn layouts() -> impl Iterator<Item = &'static Layout> {
-    LAYOUTS.iter().chain(ggml_lookup::LAYOUTS)
+    LAYOUTS.iter().chain(ggml_lookup::LAYOUTS).chain(ggml_k::LAYOUTS).chain(ggml_iq::LAYOUTS)
 }
 
 async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
@@ -167,5 +179,17 @@ fn nibbles(block: &[u8], fifth: usize, items: &mut [Vec<u32>]) {
 fn eight(block: &[u8], items: &mut [Vec<u32>]) {
     let (d, bytes) = block.split_at(2);
     items[0].extend(bytes.iter().map(|&b| u32::from(b ^ 0x80))); // i8 + 128
+    items[1].extend(words16(d));
+}
+
+fn in_order(block: &[u8], bits: u32, items: &mut [Vec<u32>]) {
+    let (d, bytes) = block.split_at(2);
+    items[0].extend(codes(bytes, 1, bits));
+    items[1].extend(words16(d));
+}
+
+fn ternary(block: &[u8], items: &mut [Vec<u32>]) {
+    let (bytes, d) = block.split_at(64);
+    items[0].extend(codes(bytes, 32, 2));
     items[1].extend(words16(d));
 }

@@ -49,11 +49,6 @@ pub fn config(
             .file(&metadata.file)
             .expected(known.join(", ")));
     }
-    if metadata.unsigned("split.count")?.is_some_and(|n| n > 1) {
-        return Err(Error::unsupported("a GGUF split in several files")
-            .file(&metadata.file)
-            .remedy("join them with llama-gguf-split --merge"));
-    }
     let optional = |key: &str| -> Result<Option<usize>> {
         let key = format!("{arch}.{key}");
         let size = metadata.unsigned(&key)?;

@@ -89,9 +89,8 @@ fn tensor(record: &Value, file: &str, source: &Arc<dyn Source>) -> Result<Tensor
         dims.iter().map(dim).collect::<Option<_>>().ok_or_else(|| corrupt("invalid shape"))?;
     let elements = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64));
     let bytes = elements.and_then(|n| dtype.bytes(n)).ok_or_else(|| corrupt("shape overflow"))?;
-    let size = |key: &str| {
-        keys.size(key)?.map(|n| n as u64).ok_or_else(|| corrupt(&format!("missing {key}")))
-    };
+    let size =
+        |key: &str| keys.size(key)?.map(|n| n as u64).ok_or_else(|| corrupt(&format!("missing {key}")));
     if size("nbytes")? != bytes {
         return Err(corrupt("nbytes do not fit dtype and shape").expected(bytes).found(size("nbytes")?));
     }

@@ -30,9 +30,12 @@ pub mod exl3;
 pub mod fp4;
 pub mod fp8;
 pub mod ggml;
+mod ggml_iq;
+mod ggml_k;
 mod ggml_lookup;
 pub mod gguf;
 pub mod gguf_model;
+pub mod gguf_split;
 pub mod gptq;
 pub mod hf;
 pub mod hqq;
@@ -324,12 +327,15 @@ impl Checkpoint {
             Self::from_files(folder(path)?).await?
         } else {
             let file: Arc<dyn Source> = source::MappedFile::open(path)?;
+            let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
+            let parent = parent.unwrap_or(std::path::Path::new("."));
             if is_gguf(&file).await? {
-                Self::from_gguf(file).await?
+                let split = gguf_split::parts(&name).len() > 1;
+                let files = if split { folder(parent)? } else { [(name.clone(), file)].into() };
+                Self::from_ggufs(&gguf_split::sources(&files, &name)?).await?
             } else {
                 safetensors::tensors(&file).await?; // complains about this file before it misses others
-                let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
-                let mut files = folder(parent.unwrap_or(std::path::Path::new(".")))?;
+                let mut files = folder(parent)?;
                 files.insert(name.clone(), file);
                 Self::from_folder(files, Some(&name)).await?
             }
@@ -340,7 +346,12 @@ impl Checkpoint {
 
     /// Opens a GGUF file.
     pub async fn from_gguf(source: Arc<dyn Source>) -> Result<Self> {
-        let (metadata, all) = gguf::open(&source).await?;
+        Self::from_ggufs(&[source]).await
+    }
+
+    /// Opens a GGUF model in as many files as it is split in.
+    async fn from_ggufs(sources: &[Arc<dyn Source>]) -> Result<Self> {
+        let (metadata, all) = gguf_split::open(sources).await?;
         let mut tensors = Tensors::default();
         for tensor in all {
             tensors.add(tensor)?;
@@ -358,7 +369,7 @@ impl Checkpoint {
         let vocab = tensors.get("model.embed_tokens.weight").and_then(|t| t.shape.first().copied());
         let config = gguf_model::config(&metadata, tensors.get("lm_head.weight").is_some(), vocab, factors)?;
         Ok(Self {
-            name: source.name().to_string(),
+            name: metadata.file.clone(),
             config,
             tensors,
             quantization: Value::Null,
@@ -367,7 +378,7 @@ impl Checkpoint {
         })
     }
 
-    /// Opens a model from its files: a Hugging Face folder, or one GGUF file.
+    /// Opens a model from its files: a Hugging Face folder, or one GGUF model, perhaps in several files.
     pub async fn from_files(files: Files) -> Result<Self> {
         if let (Some((name, file)), 1) = (files.first_key_value(), files.len()) {
             if is_gguf(file).await? {
@@ -380,11 +391,16 @@ impl Checkpoint {
         if files.contains_key(mlc::CONFIG) && !files.keys().any(|name| name.ends_with(".safetensors")) {
             return Self::from_mlc(files).await;
         }
-        let mut ggufs = files.iter().filter(|(name, _)| name.ends_with(".gguf"));
-        match (files.contains_key("config.json"), ggufs.next(), ggufs.next()) {
-            (false, Some((_, source)), None) => Self::from_gguf(source.clone()).await,
-            (false, Some(_), Some(_)) => {
-                Err(Error::invalid("the folder holds several GGUF files").remedy("name one of them"))
+        let ggufs: Vec<&String> = files.keys().filter(|name| name.ends_with(".gguf")).collect();
+        match ggufs.first() {
+            Some(first) if !files.contains_key("config.json") => {
+                let parts = gguf_split::parts(first);
+                if ggufs.iter().any(|name| !parts.contains(name)) {
+                    return Err(
+                        Error::invalid("the folder holds several GGUF models").remedy("name one of them")
+                    );
+                }
+                Self::from_ggufs(&gguf_split::sources(&files, first)?).await
             }
             _ => Self::from_folder(files, None).await,
         }

@@ -1,13 +1,14 @@
 //! Adapter, device, capabilities: everything that differs between machines, decided at run time.
 
 use super::pipeline::Pipelines;
+use crate::device::GpuBuffer;
 use crate::error::{Error, Result};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 /// How long a thread waits for the GPU in one go: while it waits, wgpu lets no other thread present a frame.
 #[cfg(not(target_arch = "wasm32"))]
@@ -151,6 +152,8 @@ pub(crate) struct Shared {
     pub(crate) pipelines: Pipelines,
     /// Bound where a kernel has a slot that is not used.
     pub(crate) unused: wgpu::Buffer,
+    /// Codebooks in use, by where their words lie in the program.
+    pub(crate) codebooks: Mutex<HashMap<usize, Weak<GpuBuffer>>>,
     pub(crate) counters: Counters,
     report: AdapterReport,
     allocated: AtomicU64,
@@ -459,6 +462,7 @@ impl Context {
             overrides: options.shader_overrides.clone(),
             pipelines: Pipelines::default(),
             unused,
+            codebooks: Mutex::default(),
             counters: Counters::default(),
             report,
             allocated: AtomicU64::new(0),

@@ -47,7 +47,7 @@ pub(crate) fn codec_module(kernel: &'static str, codec: &dyn Codec) -> Module {
         name: format!("{kernel} × {}", codec.name()),
         enable: Vec::new(),
         constants: codec.constants().into_iter().map(|(name, v)| (name, Constant::U32(v))).collect(),
-        parts: vec![codec.family().wgsl, "lib/product.wgsl"],
+        parts: [codec.family().wgsl, &["lib/product.wgsl"]].concat(),
     }
 }
 
@@ -316,7 +316,7 @@ pub(crate) fn mix_module(order: usize, length: usize, after: bool, add: bool) ->
 fn product_params(codec: &dyn Codec, part: &Part, x_cols: usize, out_cols: usize, offset: usize) -> Vec<u32> {
     let shape = part.shape;
     let mut sections: Vec<u32> = shape.section_offsets(codec).into_iter().map(|o| o as u32).collect();
-    sections.resize(4, 0);
+    sections.resize(8, 0);
     let mut params = vec![
         shape.rows as u32,
         shape.padded_rows() as u32,

@@ -1,5 +1,6 @@
 //! Which files of a hub's repository make a model. Asks nobody: names go in, names come out, natively and in a page.
 
+use crate::checkpoint::gguf_split::parts;
 use crate::error::{Error, Result};
 use serde::Serialize;
 use serde_json::Value;
@@ -109,7 +110,7 @@ pub fn choose(source: &Source, names: &[String], index: Option<&[u8]>) -> Result
             return Err(error.remedy(format!("it has {}", listed(&all))));
         }
         if file.ends_with(".gguf") {
-            files.clear();
+            return gguf(source, names, file);
         } else if !file.ends_with(".safetensors") || file.contains('/') {
             return Err(Error::unsupported(format!("file {file}"))
                 .expected("a .gguf, or a .safetensors beside its config.json"));
@@ -153,12 +154,24 @@ pub fn choose(source: &Source, names: &[String], index: Option<&[u8]>) -> Result
                 .found(listed(&found))
                 .remedy("PyTorch .bin files are not read: look for a converted copy"))
         }
-        [file] => Ok(Choice { files: vec![file.clone()], open: Some(file.clone()) }),
+        [first, rest @ ..] if rest.iter().all(|name| parts(first).contains(name)) => {
+            gguf(source, names, first)
+        }
         several => {
             let found: Vec<&str> = several.iter().map(String::as_str).collect();
             Err(Error::invalid(format!("{} has several GGUF files: {}", source.repo, listed(&found)))
                 .remedy(format!("name one, as in hf:{}/{}", source.repo, several[0])))
         }
+    }
+}
+
+/// A GGUF file, with the other parts of its model if it is split.
+fn gguf(source: &Source, names: &[String], file: &str) -> Result<Choice> {
+    let files = parts(file);
+    match files.iter().find(|part| !names.contains(part)) {
+        Some(missing) => Err(Error::corrupt(format!("{} has no file {missing}", source.repo))
+            .remedy(format!("{file} is one of {} parts", files.len()))),
+        None => Ok(Choice { files, open: Some(file.to_string()) }),
     }
 }
 

@@ -390,7 +390,8 @@ impl Model {
         let scratch = all.iter().map(|(s, _)| *s).fold(ScratchSize::default(), ScratchSize::or);
         let weights = all.iter().map(|(_, bytes)| bytes).sum::<u64>()
             + embedding.bytes()
-            + own_head.as_ref().map_or(0, Linear::bytes);
+            + own_head.as_ref().map_or(0, Linear::bytes)
+            + device.codebook_bytes();
 
         let step = device.zeros("step", 1, STEP_HEADER + PREFILL_CHUNK)?;
         let rotations = device.zeros("rotations", context, config.head_dim)?;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub static FAMILY: Family = Family {
     name: "bilevel",
     about: "3-bit integers with 3-bit scales and zero points in tiles of 16 × 16 (SpQR)",
-    wgsl: "codecs/bilevel.wgsl",
+    wgsl: &["codecs/bilevel.wgsl"],
     samples: || vec![Bilevel::new()],
 };
 

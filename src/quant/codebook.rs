@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub static FAMILY: Family = Family {
     name: "codebook",
     about: "codes of up to 16 bits into learned codebooks, summed, with a scale a row (AQLM)",
-    wgsl: "codecs/codebook.wgsl",
+    wgsl: &["codecs/codebook.wgsl"],
     samples,
 };
 

@@ -20,7 +20,7 @@ use std::sync::{Arc, LazyLock};
 pub static FAMILY: Family = Family {
     name: "e8p12",
     about: "2-bit lattice codes, 16 bits for 8 weights, with residual codes for 3 and 4 bits (QuIP#)",
-    wgsl: "codecs/e8p12.wgsl",
+    wgsl: &["codecs/e8p12.wgsl"],
     samples: || {
         let residuals = [None, Some(Residual::RVQ3B), Some(Residual::RVQ4B)];
         residuals.into_iter().map(|residual| E8p12::new(residual) as _).collect()
@@ -92,6 +92,10 @@ static ROWS: LazyLock<[u32; 256]> = LazyLock::new(|| {
     }
     rows
 });
+
+/// Both tables, for codecs that look up in both.
+static BOTH_ROWS: LazyLock<[u32; 512]> =
+    LazyLock::new(|| std::array::from_fn(|i| if i < 256 { ROWS[i] } else { E8_ROWS[i - 256] }));
 
 /// The 256 points of the 8-bit plane, in the same form: integers in lexicographic order, halves likewise, then 2e_i
 /// and −2e_i but for the last.
@@ -171,9 +175,11 @@ impl Codec for E8p12 {
     }
 
     /// The 256 rows, a nibble a dimension: 2 v_i + 8; then those of the 8-bit plane.
-    fn tables(&self) -> Vec<u32> {
-        let e8 = self.residual.filter(|residual| residual.plane == Plane::E8);
-        ROWS.iter().chain(e8.iter().flat_map(|_| E8_ROWS.iter())).copied().collect()
+    fn codebook(&self) -> &'static [u32] {
+        match self.residual {
+            Some(Residual { plane: Plane::E8, .. }) => &*BOTH_ROWS,
+            _ => &*ROWS,
+        }
     }
 
     fn constants(&self) -> Vec<(&'static str, u32)> {
@@ -181,7 +187,7 @@ impl Codec for E8p12 {
         vec![
             ("RESIDUAL_BITS", self.residual_bits()),
             ("RESIDUAL_FACTOR", factor.to_bits()),
-            ("TABLE_ROWS", self.tables().len() as u32),
+            ("TABLE_ROWS", self.codebook().len() as u32),
         ]
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 pub static FAMILY: Family = Family {
     name: "fp8",
     about: "8-bit floats (E4M3, E5M2) with a scale a row or a run of columns",
-    wgsl: "codecs/fp8.wgsl",
+    wgsl: &["codecs/fp8.wgsl"],
     samples,
 };
 

@@ -1,9 +1,10 @@
-//! Integers of 1–8 bits in groups: `w = (q - z) · s`, or `w = q · s + m`.
+//! Integers of 1–8 bits in groups: `w = (q - z) · s`, or `w = q · s + m`; or signs: `w = (2q - 1) · s`.
 //!
 //! The packed-integer systems (GPTQ, AWQ, HQQ, MLC, BitNet, GGUF's Q types …) differ in how they store codes on disk;
-//! here they are one codec. Odd widths are kept in planes: 3 = 2 + 1, 5 = 4 + 1, 6 = 4 + 2, 7 = 4 + 2 + 1 bits.
+//! here they are one codec. Odd widths are kept in planes.
 
-use super::{Codec, Family, Field, Kind, Packed, Section, UNIT, WHOLE_ROW, interchangeable};
+use super::planes::Planes;
+use super::{Codec, Family, Field, Kind, Packed, Section, WHOLE_ROW, interchangeable};
 use crate::error::{Error, Result};
 use std::any::Any;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 pub static FAMILY: Family = Family {
     name: "int",
     about: "integers of 1-8 bits in groups, symmetric, with zero points or minima",
-    wgsl: "codecs/int.wgsl",
+    wgsl: &["codecs/int.wgsl", "lib/planes.wgsl"],
     samples,
 };
 
@@ -30,6 +31,8 @@ pub enum Offset {
     RealZero,
     /// A stored minimum a group, in the scales' number format: `q · s + m`.
     Min,
+    /// Codes of one bit are signs: `(2q - 1) · s`.
+    Sign,
 }
 
 /// Integer codes with a scale a group.
@@ -67,6 +70,7 @@ fn samples() -> Vec<Arc<dyn Codec>> {
     add(2, WHOLE_ROW, Kind::F32, Offset::Symmetric(1));
     add(4, 16, Kind::F16, Offset::Zero);
     add(2, 8, Kind::F16, Offset::Min);
+    add(1, 128, Kind::F16, Offset::Sign);
     if let Ok(codec) = Int::divided(WHOLE_ROW, Kind::F32, 127) {
         all.push(codec);
     }
@@ -90,42 +94,15 @@ impl Int {
         Ok(Arc::new(Self { bits, group, scale, offset, divisor: 1 }))
     }
 
-    /// The codes of a row, their planes joined.
-    fn codes(&self, packed: &Packed, row: usize, cols: usize) -> Vec<u32> {
-        let (mut codes, mut high) = (vec![0; cols], vec![0; cols]);
-        packed.items(0, row, &mut codes);
-        let mut shift = self.planes()[0];
-        for (i, &bits) in self.planes()[1..].iter().enumerate() {
-            packed.items(self.high_section() + i, row, &mut high);
-            codes.iter_mut().zip(&high).for_each(|(code, high)| *code |= high << shift);
-            shift += bits;
-        }
-        codes
-    }
-
     /// Signed bytes whose scales are `divisor` times too large: `(q - 128) · s / divisor`.
     pub fn divided(group: usize, scale: Kind, divisor: u32) -> Result<Arc<Self>> {
         let codec = Self::new(8, group, scale, Offset::Symmetric(128))?;
         Ok(Arc::new(Self { divisor, ..(*codec).clone() }))
     }
 
-    /// Widths of the planes, low bits first.
-    fn planes(&self) -> &'static [u32] {
-        match self.bits {
-            1 => &[1],
-            2 => &[2],
-            3 => &[2, 1],
-            4 => &[4],
-            5 => &[4, 1],
-            6 => &[4, 2],
-            7 => &[4, 2, 1],
-            _ => &[8],
-        }
-    }
-
-    /// Which section holds the second plane; the third comes after it.
-    fn high_section(&self) -> usize {
-        if matches!(self.offset, Offset::Symmetric(_)) { 2 } else { 3 }
+    /// Sections that are not planes of codes: scales, and zeros or minima.
+    fn others(&self) -> usize {
+        1 + usize::from(matches!(self.offset, Offset::Zero | Offset::RealZero | Offset::Min))
     }
 }
 
@@ -146,6 +123,7 @@ impl Codec for Int {
             Offset::Zero => " zeros".into(),
             Offset::RealZero => " real zeros".into(),
             Offset::Min => " min".into(),
+            Offset::Sign => " sign".into(),
         };
         let divisor = if self.divisor == 1 { String::new() } else { format!(" /{}", self.divisor) };
         format!("int{} {group}{scale}{offset}{divisor}", self.bits)
@@ -155,7 +133,7 @@ impl Codec for Int {
         let mut fields =
             vec![Field::new("codes", Kind::Code(self.bits), 1), Field::new("scales", self.scale, self.group)];
         match self.offset {
-            Offset::Symmetric(_) => {}
+            Offset::Symmetric(_) | Offset::Sign => {}
             Offset::Zero => fields.push(Field::new("zeros", Kind::Code(self.bits), self.group)),
             Offset::RealZero => fields.push(Field::new("zeros", self.scale, self.group)),
             Offset::Min => fields.push(Field::new("minima", self.scale, self.group)),
@@ -165,29 +143,19 @@ impl Codec for Int {
 
     /// Low plane; scales; zeros or minima; other planes.
     fn sections(&self) -> Vec<Section> {
-        let (low, high) = self.planes().split_at(1);
-        let low = low[0];
         let scale_bits = self.scale.bits();
-        let mut sections = vec![
-            Section { binding: 0, field: 0, shift: 0, bits: low, cell: 128 / low as usize },
-            Section { binding: 1, field: 1, shift: 0, bits: scale_bits, cell: 1 },
-        ];
+        let mut others = vec![Section { binding: 1, field: 1, shift: 0, bits: scale_bits, cell: 1 }];
         match self.offset {
-            Offset::Symmetric(_) => {}
+            Offset::Symmetric(_) | Offset::Sign => {}
             Offset::Zero => {
                 let bits = self.bits.next_power_of_two().max(4);
-                sections.push(Section { binding: 1, field: 2, shift: 0, bits, cell: 1 });
+                others.push(Section { binding: 1, field: 2, shift: 0, bits, cell: 1 });
             }
             Offset::RealZero | Offset::Min => {
-                sections.push(Section { binding: 1, field: 2, shift: 0, bits: scale_bits, cell: 1 })
+                others.push(Section { binding: 1, field: 2, shift: 0, bits: scale_bits, cell: 1 });
             }
         }
-        let mut shift = low;
-        for &bits in high {
-            sections.push(Section { binding: 1, field: 0, shift, bits, cell: UNIT });
-            shift += bits;
-        }
-        sections
+        Planes::new(self.bits).sections(others)
     }
 
     fn constants(&self) -> Vec<(&'static str, u32)> {
@@ -196,38 +164,37 @@ impl Codec for Int {
             Offset::Zero => (1, 0),
             Offset::Min => (2, 0),
             Offset::RealZero => (3, 0),
+            Offset::Sign => (4, 0),
         };
         let scale = match self.scale {
             Kind::F32 => 0,
             Kind::F16 => 1,
             _ => 2,
         };
-        let plane = |i: usize| self.planes().get(i).copied().unwrap_or(0);
-        vec![
-            ("LOW_BITS", plane(0)),
-            ("HIGH_BITS", plane(1)),
-            ("TOP_BITS", plane(2)),
-            ("HIGH_SECTION", self.high_section() as u32),
+        let mut constants = Planes::new(self.bits).constants(self.others()).to_vec();
+        constants.extend([
             ("GROUP_RUNS", if self.group == WHOLE_ROW { 1 << 28 } else { (self.group / RUN) as u32 }),
             ("SCALE_FORMAT", scale),
             ("OFFSET", offset),
             ("ZERO", zero),
             ("ZERO_BITS", self.bits.next_power_of_two().max(4)),
             ("DIVISOR", self.divisor),
-        ]
+        ]);
+        constants
     }
 
     fn decode_row(&self, packed: &Packed, row: usize, out: &mut [f32]) {
-        let codes = self.codes(packed, row, out.len());
+        let codes = packed.field(0, row);
         let group = self.group.min(packed.shape.cols);
         for (g, (out, codes)) in out.chunks_mut(group).zip(codes.chunks(group)).enumerate() {
             let scale = self.scale.value(packed.item(1, row, g));
             // Adding -0.0 changes nothing, not even the sign of a zero.
-            let (zero, min) = match self.offset {
-                Offset::Symmetric(z) => (z as f64, -0.0),
-                Offset::Zero => (packed.item(2, row, g) as f64, -0.0),
-                Offset::RealZero => (self.scale.value(packed.item(2, row, g)), -0.0),
-                Offset::Min => (0.0, self.scale.value(packed.item(2, row, g))),
+            let (scale, zero, min) = match self.offset {
+                Offset::Symmetric(z) => (scale, z as f64, -0.0),
+                Offset::Zero => (scale, packed.item(2, row, g) as f64, -0.0),
+                Offset::RealZero => (scale, self.scale.value(packed.item(2, row, g)), -0.0),
+                Offset::Min => (scale, 0.0, self.scale.value(packed.item(2, row, g))),
+                Offset::Sign => (2.0 * scale, 0.5, -0.0),
             };
             for (w, &code) in out.iter_mut().zip(codes) {
                 *w = ((code as f64 - zero) * scale / self.divisor as f64 + min) as f32;
@@ -242,7 +209,7 @@ impl Codec for Int {
 
     fn integers(&self, packed: &Packed, row: usize, out: &mut [i32]) -> Option<f32> {
         let Offset::Symmetric(zero) = self.offset else { return None };
-        let codes = self.codes(packed, row, out.len());
+        let codes = packed.field(0, row);
         out.iter_mut().zip(codes).for_each(|(w, code)| *w = code as i32 - zero as i32);
         Some((self.scale.value(packed.item(1, row, 0)) / self.divisor as f64) as f32)
     }

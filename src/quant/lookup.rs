@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub static FAMILY: Family = Family {
     name: "lookup",
     about: "4-bit codes into a table of 16 values (NF4, FP4, E2M1, IQ4_NL) with block scales of one or two levels",
-    wgsl: "codecs/lookup.wgsl",
+    wgsl: &["codecs/lookup.wgsl"],
     samples,
 };
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub static FAMILY: Family = Family {
     name: "mixed",
     about: "integers of 2-8 bits, the rate changing along a row, with 4-bit scales (EXL2)",
-    wgsl: "codecs/mixed.wgsl",
+    wgsl: &["codecs/mixed.wgsl"],
     samples,
 };
 
@@ -123,7 +123,7 @@ pub fn pack_unit(bits: u32, codes: &[u32], words: &mut Vec<u32>) {
         let first = words.len();
         words.resize(first + width as usize, 0);
         for (i, code) in codes.iter().enumerate() {
-            let bit = place(width, i);
+            let bit = place(width, UNIT, i);
             words[first + bit / 32] |= (code >> shift & ((1 << width) - 1)) << (bit % 32);
         }
     }
@@ -133,7 +133,7 @@ pub fn pack_unit(bits: u32, codes: &[u32], words: &mut Vec<u32>) {
 fn code(bits: u32, words: &[u32], i: usize) -> u32 {
     let mut first = 0;
     planes(bits).fold(0, |code, (width, shift)| {
-        let bit = place(width, i);
+        let bit = place(width, UNIT, i);
         let part = words[first + bit / 32] >> (bit % 32) & ((1 << width) - 1);
         first += width as usize;
         code | part << shift

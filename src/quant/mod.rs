@@ -21,12 +21,16 @@ pub mod bilevel;
 pub mod codebook;
 pub mod e8p;
 pub mod fp8;
+pub mod grid;
 pub mod hadamard;
 pub mod int;
+pub mod kquant;
 pub mod lookup;
 pub mod mixed;
 mod packed;
 pub mod plain;
+mod planes;
+pub mod ternary;
 #[cfg(test)]
 mod testing;
 pub mod trellis;
@@ -39,12 +43,12 @@ pub const UNIT: usize = 32;
 
 /// A family of codecs: one Rust file, one WGSL file.
 pub struct Family {
-    /// Short name: `int`, `lookup`, `trellis`, `plain` …
+    /// Short name: `int`, `kquant`, `lookup`, `plain` …
     pub name: &'static str,
     /// One line for tables and help texts.
     pub about: &'static str,
-    /// Its WGSL part: a path below `shaders/`.
-    pub wgsl: &'static str,
+    /// Its WGSL parts: paths below `shaders/`, its own first.
+    pub wgsl: &'static [&'static str],
     /// Members that tests and `verify` run.
     pub samples: fn() -> Vec<Arc<dyn Codec>>,
 }
@@ -54,9 +58,12 @@ pub static CODECS: &[&Family] = &[
     &plain::FAMILY,
     &int::FAMILY,
     &mixed::FAMILY,
+    &kquant::FAMILY,
     &bilevel::FAMILY,
     &lookup::FAMILY,
     &fp8::FAMILY,
+    &ternary::FAMILY,
+    &grid::FAMILY,
     &codebook::FAMILY,
     &e8p::FAMILY,
     &trellis::FAMILY,
@@ -202,7 +209,8 @@ pub struct Section {
     pub shift: u32,
     /// Bits of the item that are stored here: 1, 2, 4, 8, 16 or 32.
     pub bits: u32,
-    /// Consecutive items of a line that stay together: whole blocks, or a divisor of one.
+    /// Consecutive items of a line that stay together: whole blocks, or a divisor of one; a power of two of bits, at
+    /// least 4.
     pub cell: usize,
 }
 
@@ -261,9 +269,14 @@ pub trait Codec: Debug + Send + Sync + 'static {
     /// How it lies in memory.
     fn sections(&self) -> Vec<Section>;
 
-    /// Words bound after the sections; empty: no such binding.
+    /// Words of this matrix that are bound after the sections; empty: no such binding.
     fn tables(&self) -> Vec<u32> {
         Vec::new()
+    }
+
+    /// The same for constants of the code itself: in GPU memory once for all matrices. A codec has one or the other.
+    fn codebook(&self) -> &'static [u32] {
+        &[]
     }
 
     /// `const NAME: u32 = value;` lines of the shader.

@@ -63,18 +63,18 @@ impl Placed {
         let lines = TILE_ROWS / self.rows;
         let tile = line / lines;
         let index = tile * lines * self.cells + i / cell * self.tile_lines(shape, tile) + line % lines;
-        let inside = if cell == 1 { 0 } else { place(bits, i % cell) };
-        index * cell * bits as usize + inside
+        index * cell * bits as usize + place(bits, cell, i % cell)
     }
 }
 
-/// First bit of item `i` of a cell of `bits`-wide items.
+/// First bit of item `i` of a cell of `cell` items.
 ///
 /// Narrow codes are laid out in quads: four neighbouring codes sit in the four bytes of a word, so that one
-/// mask and shift gives four bytes ready for `unpack4xU8` or a packed dot product.
-pub(super) fn place(bits: u32, i: usize) -> usize {
+/// mask and shift gives four bytes ready for `unpack4xU8` or a packed dot product. A cell that is no whole word has
+/// its items in order.
+pub(super) fn place(bits: u32, cell: usize, i: usize) -> usize {
     let bits = bits as usize;
-    if bits >= 16 {
+    if bits >= 16 || cell * bits < 32 {
         return i * bits;
     }
     let per_word = 32 / bits;
@@ -203,10 +203,20 @@ impl Packed {
         for (cell, out) in out.chunks_mut(section.cell).enumerate() {
             let first = placed.offset * 32 + placed.bit(self.shape, row / placed.rows, cell * section.cell);
             for (i, item) in out.iter_mut().enumerate() {
-                let inside = if section.cell == 1 { 0 } else { place(section.bits, i) };
-                *item = self.bits(section, first + inside);
+                *item = self.bits(section, first + place(section.bits, section.cell, i));
             }
         }
+    }
+
+    /// All items of a field of `row`, whichever sections their bits are in.
+    pub fn field(&self, field: usize, row: usize) -> Vec<u32> {
+        let count = self.codec.fields().get(field).map_or(0, |field| field.items(self.shape.cols));
+        let (mut items, mut bits) = (vec![0; count], vec![0; count]);
+        for (i, placed) in self.sections.iter().enumerate().filter(|(_, p)| p.section.field == field) {
+            self.items(i, row, &mut bits);
+            items.iter_mut().zip(&bits).for_each(|(item, bits)| *item |= bits << placed.section.shift);
+        }
+        items
     }
 
     fn bits(&self, section: &Section, bit: usize) -> u32 {

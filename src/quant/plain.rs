@@ -8,7 +8,7 @@ use std::sync::Arc;
 pub static FAMILY: Family = Family {
     name: "plain",
     about: "unquantized f32, f16 or bf16",
-    wgsl: "codecs/plain.wgsl",
+    wgsl: &["codecs/plain.wgsl"],
     samples: || [Kind::F32, Kind::F16, Kind::Bf16].into_iter().map(|k| Plain::new(k) as _).collect(),
 };
 

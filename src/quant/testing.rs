@@ -1,8 +1,10 @@
-//! Shared test data: where it is, and how to read a small safetensors file.
+//! Shared test data: where it is, and how to read a small safetensors file; a row of a codec.
 
+use super::{Codec, Extent, Packed, Piece, Shape};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// A file of the shared test data, or `None` with a line that says what is skipped.
 pub(super) fn shared(path: &str) -> Option<PathBuf> {
@@ -56,4 +58,13 @@ impl Tensors {
             other => panic!("{name} is {other}"),
         }
     }
+}
+
+/// One row of `cols` weights of these items.
+pub(super) fn decode(codec: Arc<dyn Codec>, cols: usize, items: Vec<Vec<u32>>) -> Vec<f32> {
+    let mut packed = Packed::new(codec, Shape { rows: 1, cols });
+    packed.write_piece(&Piece { extent: Extent { rows: 0..1, cols: 0..cols }, items });
+    let mut row = vec![0.0; cols];
+    packed.decode_row(0, &mut row);
+    row
 }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 pub static FAMILY: Family = Family {
     name: "trellis",
     about: "trellis codes of 1-8 bits, 16 × 16 weights a tile, codebooks computed (EXL3)",
-    wgsl: "codecs/trellis.wgsl",
+    wgsl: &["codecs/trellis.wgsl"],
     samples: || {
         use Codebook::{Mcg, Mul1, ThreeInst};
         let all = [(1, Mul1), (2, Mcg), (3, ThreeInst), (4, Mul1), (5, Mul1), (6, Mcg)];

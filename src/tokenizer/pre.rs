@@ -70,7 +70,17 @@ static PRE_TOKENIZERS: &[PreTokenizer] = &[
     ),
     split(&["dbrx", "smaug-bpe", "glm4", "chatglm-bpe"], &[LLAMA3], false, false),
     split(
-        &["qwen2", "deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan", "grok-2", "solar-open", "kormo"],
+        &[
+            "qwen2",
+            "deepseek-r1-qwen",
+            "stablelm2",
+            "megrez",
+            "hunyuan",
+            "grok-2",
+            "solar-open",
+            "kormo",
+            "f2llmv2",
+        ],
         &[QWEN2],
         false,
         false,
@@ -90,7 +100,7 @@ static PRE_TOKENIZERS: &[PreTokenizer] = &[
         false,
         false,
     ),
-    split(&["gpt-4o", "llama4", "minimax-m2", "kanana2"], &[GPT4O], false, false),
+    split(&["gpt-4o", "llama4", "minimax-m2", "kanana2", "talkie"], &[GPT4O], false, false),
     split(
         &["tekken"],
         &[

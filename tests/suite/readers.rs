@@ -16,9 +16,11 @@ use std::time::{Duration, Instant};
 mod codes;
 mod crafted;
 mod floats;
+mod ggml;
 mod golden;
 mod hostile;
 mod integers;
+mod split;
 mod transformed;
 
 /// Pieces as large as a loader would take them, and so small that everything is cut up.

@@ -510,6 +510,45 @@ fn contradictions_in_gguf_are_errors() {
         let message = Tokenizer::from_gguf(&vocab).unwrap_err().to_string();
         assert!(message.contains(expected), "{expected}: {message}");
     }
+    // What llama.cpp knows besides is named in the error.
+    for model in ["bert", "t5", "rwkv", "plamo2", "gemma4", "none"] {
+        let message = Tokenizer::from_gguf(&GgufVocab { model: model.into(), ..small_spm() }).unwrap_err();
+        assert!(message.to_string().contains(&format!("{model:?}")), "{message}");
+    }
+    for pre in [
+        "afmoe",
+        "chameleon",
+        "gemma4",
+        "granite-embed-multi-311m",
+        "granite-embed-multi-97m",
+        "hy_v4",
+        "jais-2",
+        "jina-de",
+        "jina-es",
+        "jina-v1-en",
+        "jina-v2-code",
+        "jina-v2-de",
+        "jina-v2-es",
+        "jina-v5-nano",
+        "k2-horizon",
+        "kimi-k2",
+        "laguna",
+        "modern-bert",
+        "roberta-bpe",
+        "sarvam-moe",
+        "spark2_5",
+        "superbpe",
+        "ufakzeka",
+        "whitespace",
+        "youtu",
+    ] {
+        let vocab = GgufVocab { model: "gpt2".into(), pre: Some(pre.into()), ..small_spm() };
+        let message = Tokenizer::from_gguf(&vocab).unwrap_err().to_string();
+        assert!(
+            message.contains("unknown pre-tokenizer") && message.contains(&format!("{pre:?}")),
+            "{message}"
+        );
+    }
     // Special ids out of range count as absent, as in llama.cpp.
     let absent = GgufVocab { bos: Some(u32::MAX), eos: Some(12), ..small_spm() };
     assert_eq!(Tokenizer::from_gguf(&absent).unwrap().bos(), Some(1));

@@ -408,45 +408,89 @@ pub(super) fn quip(Quip { codebook, fused, extras, settings }: Quip) -> Crafted 
     Crafted { config: config(&settings), bytes: file.bytes(), weights }
 }
 
+/// A GGUF file under construction.
+pub(super) struct GgufFile {
+    arch: String,
+    pairs: Vec<Vec<u8>>,
+    directory: Vec<Vec<u8>>,
+    data: Vec<u8>,
+}
+
+fn gguf_string(s: &str) -> Vec<u8> {
+    (s.len() as u64).to_le_bytes().into_iter().chain(s.bytes()).collect()
+}
+
+impl GgufFile {
+    /// No tensors, no pairs.
+    pub(super) fn empty(arch: &str) -> Self {
+        Self { arch: arch.into(), pairs: Vec::new(), directory: Vec::new(), data: Vec::new() }
+    }
+
+    /// The hyper-parameters of a model of one layer.
+    pub(super) fn new(arch: &str, hidden: usize) -> Self {
+        let mut file = Self::empty(arch);
+        file.pair("general.architecture", 8, &gguf_string(arch));
+        for (key, value) in [
+            ("context_length", 64),
+            ("embedding_length", hidden),
+            ("feed_forward_length", FFN),
+            ("block_count", 1),
+            ("attention.head_count", HEADS),
+            ("attention.head_count_kv", KV_HEADS),
+        ] {
+            let key = format!("{}.{key}", file.arch);
+            file.pair(&key, 4, &(value as u32).to_le_bytes());
+        }
+        file.pair(&format!("{arch}.attention.layer_norm_rms_epsilon"), 6, &1e-5f32.to_le_bytes());
+        let tokens = [&8u32.to_le_bytes()[..], &2u64.to_le_bytes(), &gguf_string("a"), &gguf_string("b")];
+        file.pair("tokenizer.ggml.tokens", 9, &tokens.concat());
+        file.pair("tokenizer.ggml.add_bos_token", 7, &[1]);
+        file
+    }
+
+    /// A key with a value of type `ty`.
+    pub(super) fn pair(&mut self, key: &str, ty: u32, value: &[u8]) {
+        self.pairs.push([&gguf_string(key)[..], &ty.to_le_bytes(), value].concat());
+    }
+
+    /// A tensor of the ggml type `ty`.
+    pub(super) fn add(&mut self, name: &str, dims: &[usize], ty: u32, bytes: &[u8]) {
+        let mut entry = [&gguf_string(name)[..], &(dims.len() as u32).to_le_bytes()].concat();
+        dims.iter().rev().for_each(|&d| entry.extend((d as u64).to_le_bytes()));
+        entry.extend(ty.to_le_bytes());
+        entry.extend((self.data.len() as u64).to_le_bytes());
+        self.directory.push(entry);
+        self.data.extend(bytes);
+        self.data.resize(self.data.len().next_multiple_of(32), 0);
+    }
+
+    fn floats(&mut self, name: &str, dims: &[usize], values: &[f32]) {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.add(name, dims, 0, &bytes);
+    }
+
+    pub(super) fn bytes(self) -> Vec<u8> {
+        let mut bytes = [b"GGUF".to_vec(), 3u32.to_le_bytes().into()].concat();
+        bytes.extend((self.directory.len() as u64).to_le_bytes());
+        bytes.extend((self.pairs.len() as u64).to_le_bytes());
+        bytes.extend(self.pairs.concat());
+        bytes.extend(self.directory.concat());
+        bytes.resize(bytes.len().next_multiple_of(32), 0);
+        bytes.extend(self.data);
+        bytes
+    }
+}
+
 /// A GGUF file of architecture `arch`, all layers of the ggml type `id`.
 pub(super) fn gguf(arch: &str, id: u32) -> Crafted {
     let rng = &mut StdRng::seed_from_u64(u64::from(id));
-    let mut pairs: Vec<Vec<u8>> = Vec::new();
-    let string =
-        |s: &str| -> Vec<u8> { (s.len() as u64).to_le_bytes().into_iter().chain(s.bytes()).collect() };
-    let pair = |key: &str, ty: u32, value: Vec<u8>| [string(key), ty.to_le_bytes().into(), value].concat();
-    pairs.push(pair("general.architecture", 8, string(arch)));
-    for (key, value) in [
-        ("context_length", 64),
-        ("embedding_length", HIDDEN),
-        ("feed_forward_length", FFN),
-        ("block_count", 1),
-        ("attention.head_count", HEADS),
-        ("attention.head_count_kv", KV_HEADS),
-    ] {
-        pairs.push(pair(&format!("{arch}.{key}"), 4, (value as u32).to_le_bytes().into()));
-    }
-    pairs.push(pair(&format!("{arch}.attention.layer_norm_rms_epsilon"), 6, 1e-5f32.to_le_bytes().into()));
-    let tokens = [8u32.to_le_bytes().to_vec(), 2u64.to_le_bytes().into(), string("a"), string("b")].concat();
-    pairs.push(pair("tokenizer.ggml.tokens", 9, tokens));
-    pairs.push(pair("tokenizer.ggml.add_bos_token", 7, vec![1]));
-
-    let (mut directory, mut data, mut weights) = (Vec::new(), Vec::new(), Weights::new());
-    let mut add = |name: &str, dims: &[usize], ty: u32, bytes: &[u8]| {
-        let mut entry = [string(name), (dims.len() as u32).to_le_bytes().into()].concat();
-        dims.iter().rev().for_each(|&d| entry.extend((d as u64).to_le_bytes()));
-        entry.extend(ty.to_le_bytes());
-        entry.extend((data.len() as u64).to_le_bytes());
-        directory.push(entry);
-        data.extend(bytes);
-        data.resize(data.len().next_multiple_of(32), 0);
-    };
-    let f32s = |values: &[f32]| -> Vec<u8> { values.iter().flat_map(|v| v.to_le_bytes()).collect() };
+    let mut file = GgufFile::new(arch, HIDDEN);
+    let mut weights = Weights::new();
     let embedding = random(rng, VOCAB * HIDDEN);
-    add("token_embd.weight", &[VOCAB, HIDDEN], 0, &f32s(&embedding));
+    file.floats("token_embd.weight", &[VOCAB, HIDDEN], &embedding);
     weights.insert("model.embed_tokens".into(), embedding);
     for norm in ["output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"] {
-        add(&format!("{norm}.weight"), &[HIDDEN], 0, &f32s(&random(rng, HIDDEN)));
+        file.floats(&format!("{norm}.weight"), &[HIDDEN], &random(rng, HIDDEN));
     }
     let names = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
     for (i, (name, rows, cols)) in LAYERS.into_iter().enumerate() {
@@ -466,17 +510,10 @@ pub(super) fn gguf(arch: &str, id: u32) -> Crafted {
             dense =
                 (0..rows).flat_map(|n| dense[stored(n) * cols..(stored(n) + 1) * cols].to_vec()).collect();
         }
-        add(&format!("blk.0.{}.weight", names[i]), &[rows, cols], id, &bytes);
+        file.add(&format!("blk.0.{}.weight", names[i]), &[rows, cols], id, &bytes);
         weights.insert(format!("model.layers.0.{name}"), dense);
     }
-    let mut bytes = [b"GGUF".to_vec(), 3u32.to_le_bytes().into()].concat();
-    bytes.extend((directory.len() as u64).to_le_bytes());
-    bytes.extend((pairs.len() as u64).to_le_bytes());
-    bytes.extend(pairs.concat());
-    bytes.extend(directory.concat());
-    bytes.resize(bytes.len().next_multiple_of(32), 0);
-    bytes.extend(data);
-    Crafted { config: String::new(), bytes, weights }
+    Crafted { config: String::new(), bytes: file.bytes(), weights }
 }
 
 /// A random block of 32 or 64 weights of a ggml type, and what it means.
