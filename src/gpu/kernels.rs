@@ -415,6 +415,7 @@ pub fn all_modules() -> Vec<Module> {
     }
     add(String::new(), swiglu_module());
     add(String::new(), argmax_module());
+    super::probe::modules().into_iter().for_each(|module| add(String::new(), module));
     let signed = |slot: bool, name: &str| if slot { name.to_owned() } else { String::new() };
     for bits in 0..8u32 {
         let (before, after, added) = (bits & 1 > 0, bits & 2 > 0, bits & 4 > 0);

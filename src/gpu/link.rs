@@ -46,6 +46,10 @@ parts![
     "lib/reduce_subgroup.wgsl",
     "lib/reduce_workgroup.wgsl",
     "lib/step.wgsl",
+    "probes/f16.wgsl",
+    "probes/f32.wgsl",
+    "probes/int8.wgsl",
+    "probes/rate.wgsl",
 ];
 
 /// The part of that file name.
