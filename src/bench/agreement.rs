@@ -4,7 +4,7 @@ use super::measure::prompt;
 use crate::checkpoint::{StoredMatrix, Weights};
 use crate::device::Device;
 use crate::error::Result;
-use crate::model::{LoadOptions, Model, ModelConfig, PREFILL_CHUNK, Precision};
+use crate::model::{LoadOptions, Model, ModelConfig, PREFILL_CHUNK};
 use crate::reference::argmax;
 use crate::verify::relative_error;
 use serde::{Deserialize, Serialize};
@@ -76,12 +76,12 @@ fn affordable(config: &ModelConfig) -> Option<usize> {
     (layers * layer + head <= MOST_WEIGHTS).then_some(layers as usize)
 }
 
-/// Loads the first layers on `device` and on the CPU, and runs `tokens` tokens through both. None on the CPU, and for
+/// Loads the first layers on `device` and on the CPU, both as `load` says but for the context, and runs `tokens` tokens through both. None on the CPU, and for
 /// models of which the twin cannot run one layer in reasonable time.
 pub async fn agreement(
     device: &Device,
     weights: &impl Weights,
-    precision: Precision,
+    load: impl Fn() -> LoadOptions,
     tokens: usize,
 ) -> Result<Option<Agreement>> {
     let config = weights.config();
@@ -89,7 +89,7 @@ pub async fn agreement(
     let of_layers = config.layers;
     let tokens = tokens.min(PREFILL_CHUNK).min(config.context);
     let first = FirstLayers { weights, config: ModelConfig { layers, ..config.clone() } };
-    let options = || LoadOptions { precision, context: Some(tokens), adapters: Vec::new() };
+    let options = || LoadOptions { context: Some(tokens), ..load() };
     let text = prompt(config, tokens);
     let mut wanted = Vec::new();
     {

@@ -201,12 +201,11 @@ impl Bench {
         probe: Probe,
     ) -> Result<ModelResult> {
         let options = self.options();
-        let precision = self.common.load_options(Precision::Auto).precision;
         let context = options.context().min(weights.config().context);
         let context = Some(self.common.context.unwrap_or(context));
+        let load = || LoadOptions { context, ..self.common.load_options(Precision::Auto) };
         let bar = progress_bar("loading", self.common.json);
-        let load = LoadOptions { precision, context, adapters: Vec::new() };
-        let model = Model::load(device, weights, &load, show(&bar)).await?;
+        let model = Model::load(device, weights, &load(), show(&bar)).await?;
         bar.finish_and_clear();
         let load_s = start.elapsed().as_secs_f64();
         let bar = progress_bar("measuring", self.common.json).with_style(bar_style("{pos}/{len} runs"));
@@ -217,7 +216,7 @@ impl Bench {
         let result = ModelResult { load_s, ..result.await? };
         drop(model);
         bar.set_message("comparing with the CPU twin");
-        let agreement = agreement(device, weights, precision, options.agreement).await?;
+        let agreement = agreement(device, weights, load, options.agreement).await?;
         bar.finish_and_clear();
         let result = ModelResult { agreement, ..result };
         match result.check() {

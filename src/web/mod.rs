@@ -473,8 +473,8 @@ impl PageModel {
             let (device, options) = (model.device(), wanted.options());
             let probe = bench::probe(device).await?;
             let result = bench::measure(model, &self.checkpoint, probe, &options, tell).await?;
-            let precision = self.options.load()?.precision;
-            let agreement = bench::agreement(device, &self.checkpoint, precision, options.agreement).await?;
+            let load = || self.options.load().unwrap_or_default(); // it has loaded with them before
+            let agreement = bench::agreement(device, &self.checkpoint, load, options.agreement).await?;
             let name = self.inspected.name.clone();
             let result = bench::ModelResult { name, load_s: self.load_s, agreement, ..result };
             let adapter = bench::AdapterResult {

@@ -95,7 +95,7 @@ fn the_schema_is_documented() {
     report["adapters"][0]["models"][0]["agreement"] = json!({
         "tokens": 8, "layers": 2, "of_layers": 2, "max_relative_error": 1e-5, "same_argmax": 1.0,
     });
-    fn walk<'a>(value: &'a Value, path: &str, all: &mut Vec<String>) {
+    fn walk(value: &Value, path: &str, all: &mut Vec<String>) {
         match value {
             Value::Object(map) => map.iter().for_each(|(key, value)| {
                 let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
@@ -163,6 +163,10 @@ fn random_models_run_on_the_twin() {
     });
 }
 
+fn exact() -> LoadOptions {
+    LoadOptions { precision: Precision::F32, ..LoadOptions::default() }
+}
+
 /// On every adapter: what is asked for is measured or left out with a reason, and the GPU agrees with the twin.
 #[test]
 fn adapters_are_measured_and_agree() {
@@ -190,14 +194,14 @@ fn adapters_are_measured_and_agree() {
                     assert!(kernels.iter().any(|k| k.kernel.contains("argmax")), "{kernels:?}");
                     assert!((share - 1.0).abs() < 1e-9 || share == 0.0, "{kernels:?}");
                 }
-                let found = agreement(&device, &weights, Precision::F32, 3).await.expect("a comparison");
+                let found = agreement(&device, &weights, exact, 3).await.expect("a comparison");
                 let found = found.expect("a GPU");
                 assert_eq!((found.tokens, found.layers, found.of_layers), (3, 2, 2));
                 assert!(found.max_relative_error < 1e-4 && found.same_argmax == 1.0, "{codec}: {found:?}");
             }
         }
         let weights = RandomModel::new(&small(), "q4_0").expect("a codec");
-        assert_eq!(agreement(&Device::Cpu, &weights, Precision::F32, 3).await.expect("nothing"), None);
+        assert_eq!(agreement(&Device::Cpu, &weights, exact, 3).await.expect("nothing"), None);
     });
 }
 
