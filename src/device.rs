@@ -360,6 +360,20 @@ impl Device {
         }
     }
 
+    /// Runs the recording for its times: the kernel and the seconds of every dispatch. None without a GPU's clock.
+    pub async fn profile(
+        &self,
+        recording: &Recording,
+        step_tensor: &Tensor,
+        step: &Step,
+    ) -> Result<Option<Vec<(String, f64)>>> {
+        self.write_step(step_tensor, step);
+        match (self, &recording.gpu) {
+            (Device::Gpu(context), Some(gpu)) => gpu.profile(context, step).await,
+            _ => Ok(None),
+        }
+    }
+
     fn write_step(&self, step_tensor: &Tensor, step: &Step) {
         let mut words =
             vec![step.position as u32, step.count() as u32, step.head_first as u32, step.head_rows as u32];

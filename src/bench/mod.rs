@@ -1,45 +1,169 @@
-//! How fast a model runs, and how close that is to what the adapter's memory allows.
+//! How fast models run on an adapter, and how close that is to what the adapter can do.
 //!
-//! Decoding reads every weight once a token, so its speed limit is the memory's: weight bytes a second are set
-//! against the bandwidth of a plain copy on the same adapter.
+//! [`measure`] runs one model, [`Report`] is what `halfbyte bench --json` prints and what the page's benchmark gives:
+//! one schema, version [`SCHEMA_VERSION`], described field by field in `benchmarks/README.md`. `compare` sets reports
+//! side by side.
+//!
+//! A speed is the median of five runs, or as many as were asked for, after one to warm up. Where the middle half of the
+//! runs differs by more than [`NOISE`] of the median, the machine was busy with other things: the point is measured
+//! again, twice at most, and if it is no quieter then, [`ModelResult::check`] refuses it.
+//! Decoding reads every weight once a token, so it is set against the bandwidth of a copy; reading a prompt is
+//! arithmetic, so it is set against multiply-adds in registers. Both are measured on the same adapter in the same run.
+//! A GPU that is fast and wrong is seen by [`agreement`]: the same tokens through the CPU twin.
 
+pub mod agreement;
+#[cfg(feature = "cli")]
+pub mod compare;
+pub mod measure;
+#[cfg(feature = "cli")]
+mod plot;
 pub mod random;
 pub mod shapes;
+
+pub use agreement::{Agreement, agreement};
+pub use measure::measure;
 
 use crate::checkpoint::Weights;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::gpu::Context;
+use crate::gpu::{LimitSet, Probe};
 use crate::model::{Memory, Model};
-use crate::ops::Tokens;
 use crate::quant::Shape;
-use serde::Serialize;
-use web_time::Instant;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use web_time::{SystemTime, UNIX_EPOCH};
 
-/// Largest buffer that is copied to measure bandwidth.
-const COPY_BYTES: u64 = 256 << 20;
-/// Rounds of copies, of which the best counts.
-const COPY_ROUNDS: usize = 6;
+/// Raised when a field of the JSON changes its meaning or goes.
+pub const SCHEMA_VERSION: u32 = 2;
+/// Largest distance of the quartiles of a point's runs, as a share of their median, that is reported.
+pub const NOISE: f64 = 0.1;
 
 /// What to measure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Options {
-    /// Tokens of the prompt.
-    pub prompt: usize,
-    /// Tokens to generate.
+    /// Lengths of prompts, in tokens.
+    pub prompts: Vec<usize>,
+    /// Positions of the context at which tokens are generated.
+    pub depths: Vec<usize>,
+    /// Tokens to generate in a run.
     pub generate: usize,
     /// Runs that count, after one to warm up.
     pub runs: usize,
+    /// Points that would take longer than this many seconds are left out, but for the first of each kind.
+    pub seconds: f64,
+    /// Tokens that are compared with the CPU twin; 0 leaves it out.
+    pub agreement: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { prompt: 128, generate: 64, runs: 5 }
+        let (prompts, depths) = (vec![32, 128, 512], vec![0, 1024]);
+        Self { prompts, depths, generate: 32, runs: 5, seconds: 30.0, agreement: 8 }
     }
 }
 
-/// Median and spread of some runs.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+impl Options {
+    /// Checks that there is something to measure.
+    pub fn check(&self) -> Result<()> {
+        if self.prompts.is_empty()
+            || self.depths.is_empty()
+            || self.prompts.contains(&0)
+            || self.generate == 0
+        {
+            return Err(Error::invalid("nothing to measure").expected("at least one token and one run"));
+        }
+        if self.runs == 0 {
+            return Err(Error::invalid("no runs").expected("at least one"));
+        }
+        Ok(())
+    }
+
+    /// Positions of the cache that all points fit in.
+    pub fn context(&self) -> usize {
+        let prompt = self.prompts.iter().max().copied().unwrap_or(1);
+        prompt.max(self.depths.iter().max().map_or(1, |depth| depth + self.generate))
+    }
+}
+
+/// What `halfbyte bench --json` prints.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Version of halfbyte.
+    pub halfbyte: String,
+    /// Commit that it was built from, where the build was told (`HALFBYTE_COMMIT`).
+    pub commit: Option<String>,
+    /// When, in seconds since 1970.
+    pub time: u64,
+    /// `linux x86_64`.
+    pub system: String,
+    /// Name and version of the browser; none natively.
+    pub browser: Option<String>,
+    /// Results, an adapter each.
+    pub adapters: Vec<AdapterResult>,
+}
+
+/// All models on one adapter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AdapterResult {
+    /// What `halfbyte adapters --json` says of it: name, backend, driver, capabilities with their limits.
+    pub adapter: Value,
+    /// The limits that were kept to: `adapter`, `floor`, `iphone`.
+    pub limits: String,
+    /// Capabilities that were left unused.
+    pub without: Vec<String>,
+    /// The most that it was seen to do; all null on the CPU.
+    pub probe: Probe,
+    /// Results, a model each.
+    pub models: Vec<ModelResult>,
+}
+
+/// What was measured of a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelResult {
+    /// File, folder, or shape and codec.
+    pub name: String,
+    /// The weights are random ones of a model's shape.
+    pub random: bool,
+    /// `llama`, `qwen3` …
+    pub architecture: String,
+    /// `GGUF`, `GPTQ` … or, of random weights, the codec.
+    pub format: String,
+    /// Weights of all matrices.
+    pub parameters: u64,
+    /// Bits of a weight on the device, scales included.
+    pub bits_per_weight: f64,
+    /// Numbers of the KV cache: `f32` or `f16`.
+    pub cache: String,
+    /// Positions of the KV cache.
+    pub context: usize,
+    /// Seconds from opening the files to a model that is ready.
+    pub load_s: f64,
+    /// Seconds from there to the first token after the shortest prompt: caches are cold, drivers compile.
+    pub first_token_s: f64,
+    /// Reading prompts.
+    pub prefill: Vec<Prefill>,
+    /// Generating.
+    pub decode: Vec<Decode>,
+    /// Points that were asked for and left out, with the reason.
+    pub skipped: Vec<String>,
+    /// GPU time of a decode step by kernel; null without a GPU's clock.
+    pub decode_kernels: Option<Vec<Kernel>>,
+    /// The same of the longest prompt step that was measured, of at most 128 tokens.
+    pub prefill_kernels: Option<Vec<Kernel>>,
+    /// Dispatches of a decode step.
+    pub dispatches: usize,
+    /// Bytes in use.
+    pub memory: Memory,
+    /// All buffers on the device while it ran.
+    pub device_bytes: u64,
+    /// The same tokens on the CPU twin.
+    pub agreement: Option<Agreement>,
+}
+
+/// Median and range of some runs.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The middle one.
     pub median: f64,
@@ -47,150 +171,177 @@ pub struct Spread {
     pub min: f64,
     /// The fastest.
     pub max: f64,
+    /// How many.
+    pub runs: usize,
+    /// Distance of the quartiles, as a share of the median.
+    pub noise: f64,
 }
 
 impl Spread {
-    fn of(mut values: Vec<f64>) -> Self {
+    /// Of at least one run.
+    pub fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
-        let middle = values.len() / 2;
-        let median = match values.len() {
-            0 => 0.0,
-            n if n % 2 == 1 => values[middle],
-            _ => (values[middle - 1] + values[middle]) / 2.0,
+        let runs = values.len();
+        // Between two values, as much of either as it is near.
+        let quantile = |share: f64| {
+            let at = share * runs.saturating_sub(1) as f64;
+            let value = |i: usize| values.get(i).copied().unwrap_or(0.0);
+            let (low, part) = (at as usize, at.fract());
+            value(low) + if part > 0.0 { part * (value(low + 1) - value(low)) } else { 0.0 }
         };
-        let (min, max) = (values.first().copied(), values.last().copied());
-        Self { median, min: min.unwrap_or(0.0), max: max.unwrap_or(0.0) }
+        let median = quantile(0.5);
+        let noise = if median > 0.0 { (quantile(0.75) - quantile(0.25)) / median } else { 0.0 };
+        Self { median, min: quantile(0.0), max: quantile(1.0), runs, noise }
     }
 }
 
-/// What was measured of a model.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Measured {
-    /// Tokens of the prompt.
-    pub prompt: usize,
-    /// Tokens generated.
-    pub generate: usize,
-    /// Runs that count.
-    pub runs: usize,
+/// Reading a prompt from position 0, up to its next token.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Prefill {
+    /// Its length.
+    pub tokens: usize,
     /// Prompt tokens a second.
-    pub prefill_tokens_per_s: Spread,
-    /// Generated tokens a second.
-    pub decode_tokens_per_s: Spread,
-    /// Weight bytes that a decode step reads.
-    pub weight_bytes_per_token: u64,
-    /// Weight bytes a second while decoding (median).
-    pub weight_bytes_per_s: f64,
-    /// The same over the copy's bandwidth, where that is known.
+    pub tokens_per_s: Spread,
+    /// Seconds to the first token (median).
+    pub first_token_s: f64,
+    /// Operations a second of products and attention (median).
+    pub flop_per_s: f64,
+    /// The same over the adapter's f32 rate.
+    pub of_f32_rate: Option<f64>,
+}
+
+/// Generating tokens, one after the other.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Decode {
+    /// Positions that the cache held before the first of them.
+    pub depth: usize,
+    /// Tokens of a run.
+    pub tokens: usize,
+    /// Tokens a second.
+    pub tokens_per_s: Spread,
+    /// Weights, keys and values that a token reads, in bytes (mean).
+    pub bytes_per_token: u64,
+    /// The same a second (median).
+    pub bytes_per_s: f64,
+    /// The same over the bandwidth of a copy.
     pub of_copy_bandwidth: Option<f64>,
-    /// Dispatches of a decode step.
-    pub dispatches: usize,
-    /// Bytes in use.
-    pub memory: Memory,
+    /// Operations a second of products and attention (median).
+    pub flop_per_s: f64,
+}
+
+/// GPU time of one kernel in one step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Kernel {
+    /// `matvec × int4 g32 z8`
+    pub kernel: String,
+    /// Dispatches.
+    pub calls: usize,
+    /// Milliseconds of all of them.
+    pub ms: f64,
+    /// Share of the step's GPU time.
+    pub share: f64,
+}
+
+impl Report {
+    /// Results of this build, now.
+    pub fn new(browser: Option<String>, adapters: Vec<AdapterResult>) -> Self {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        Self {
+            schema_version: SCHEMA_VERSION,
+            halfbyte: env!("CARGO_PKG_VERSION").into(),
+            commit: option_env!("HALFBYTE_COMMIT").filter(|c| !c.is_empty()).map(str::to_string),
+            time,
+            system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+            browser,
+            adapters,
+        }
+    }
+
+    /// Reads the JSON of a report; `file` is named in errors.
+    pub fn parse(text: &str, file: &str) -> Result<Self> {
+        let value: Value = serde_json::from_str(text).map_err(|e| {
+            Error::corrupt("no JSON").file(file).found(e).remedy("give a file of bench --out")
+        })?;
+        if value["schema_version"] != SCHEMA_VERSION {
+            return Err(Error::unsupported("schema_version of a benchmark")
+                .file(file)
+                .expected(SCHEMA_VERSION)
+                .found(&value["schema_version"])
+                .remedy("measure again with this halfbyte"));
+        }
+        serde_json::from_value(value).map_err(|e| Error::corrupt("no benchmark").file(file).found(e))
+    }
+
+    /// Fails where the runs of a point differ too much.
+    pub fn check(&self) -> Result<()> {
+        self.adapters.iter().flat_map(|a| &a.models).try_for_each(ModelResult::check)
+    }
+}
+
+impl ModelResult {
+    /// Points whose runs differ too much, with by how much.
+    pub fn noisy(&self) -> Vec<(String, f64)> {
+        let prefill = self.prefill.iter().map(|p| (format!("prefill of {}", p.tokens), p.tokens_per_s.noise));
+        let decode = self.decode.iter().map(|d| (format!("decode at {}", d.depth), d.tokens_per_s.noise));
+        prefill.chain(decode).filter(|(_, noise)| *noise > NOISE).collect()
+    }
+
+    /// Fails where the runs of a point differ too much.
+    pub fn check(&self) -> Result<()> {
+        let noisy = self.noisy();
+        if noisy.is_empty() {
+            return Ok(());
+        }
+        let points: Vec<String> = noisy.iter().map(|(p, n)| format!("{p} by {:.0} %", 100.0 * n)).collect();
+        Err(Error::invalid(format!("{}: the runs differ too much to be reported", self.name))
+            .expected(format!("the middle half within {:.0} %", 100.0 * NOISE))
+            .found(points.join(", "))
+            .remedy("end what else uses the machine, or take more --runs or --allow-noise"))
+    }
+}
+
+/// What a report says of a device.
+pub fn adapter(device: &Device) -> Value {
+    match device {
+        Device::Gpu(context) => {
+            let mut report = json!(context.report());
+            report["cpu"] = false.into();
+            report
+        }
+        Device::Cpu => json!({
+            "cpu": true, "name": "CPU", "backend": "cpu", "kind": "twin", "driver": "",
+            "capabilities": {
+                "f16": false, "subgroups": null, "dot4": false, "software": true, "max_binding": 0,
+                "max_buffer": 0, "workgroup_bytes": 0, "invocations": 1, "memory_budget": null,
+            },
+        }),
+    }
+}
+
+/// The name that [`AdapterResult::limits`] gives them.
+pub fn limits_name(limits: LimitSet) -> &'static str {
+    match limits {
+        LimitSet::Adapter => "adapter",
+        LimitSet::Floor => "floor",
+        LimitSet::Iphone => "iphone",
+    }
+}
+
+/// The most that a device was seen to do; nothing on the CPU, whose twin is not made to be fast.
+pub async fn probe(device: &Device) -> Result<Probe> {
+    match device {
+        Device::Cpu => Ok(Probe::default()),
+        Device::Gpu(context) => Probe::of(context).await,
+    }
 }
 
 /// Packed weight bytes that one decode step reads: all but an embedding that is not the head as well.
-pub async fn weight_bytes_per_token(checkpoint: &impl Weights, model: &Model) -> Result<u64> {
+async fn weight_bytes_per_token(weights: &impl Weights, model: &Model) -> Result<u64> {
     let all = model.memory.weights_bytes_gpu;
-    if checkpoint.config().tied {
+    if weights.config().tied {
         return Ok(all);
     }
-    let embedding = checkpoint.matrix("model.embed_tokens").await?;
+    let embedding = weights.matrix("model.embed_tokens").await?;
     let bytes = embedding.map_or(0, |m| Shape { rows: m.rows, cols: m.cols }.packed_bytes(&*m.codec));
     Ok(all.saturating_sub(bytes))
-}
-
-/// Runs `model`; `copy` is the adapter's [`copy_bandwidth`]. `progress` is told how many of how many tokens are done.
-pub async fn bench(
-    model: &Model,
-    weights: u64,
-    copy: Option<f64>,
-    options: Options,
-    mut progress: impl FnMut(usize, usize),
-) -> Result<Measured> {
-    let Options { prompt, generate, runs } = options;
-    let needed = prompt + generate;
-    if prompt == 0 || generate == 0 || runs == 0 {
-        return Err(Error::invalid("nothing to measure").expected("at least one token and one run"));
-    }
-    if needed > model.context {
-        return Err(Error::ContextFull { prompt: needed, context: model.context });
-    }
-    // Any tokens will do, but not all the same.
-    let tokens: Vec<u32> = (0..prompt).map(|i| ((i * 7919 + 13) % model.config.vocab) as u32).collect();
-    let (mut prefills, mut decodes) = (Vec::new(), Vec::new());
-    let (mut done, total) = (0, needed * (runs + 1));
-    for run in 0..=runs {
-        let start = Instant::now();
-        model.prefill(0, &tokens).await?;
-        let prefill = start.elapsed().as_secs_f64();
-        done += prompt;
-        let start = Instant::now();
-        for i in 0..generate {
-            model.decode(prompt + i, Tokens::Chosen).await?;
-            done += 1;
-            progress(done, total);
-        }
-        let decode = start.elapsed().as_secs_f64();
-        if run > 0 {
-            prefills.push(prompt as f64 / prefill);
-            decodes.push(generate as f64 / decode);
-        }
-    }
-    let decode = Spread::of(decodes);
-    let bytes = decode.median * weights as f64;
-    Ok(Measured {
-        prompt,
-        generate,
-        runs,
-        prefill_tokens_per_s: Spread::of(prefills),
-        decode_tokens_per_s: decode,
-        weight_bytes_per_token: weights,
-        weight_bytes_per_s: bytes,
-        of_copy_bandwidth: copy.map(|copy| bytes / copy),
-        dispatches: model.dispatches().0,
-        memory: model.memory,
-    })
-}
-
-/// Bytes a second, read and written ones together, of copies between two large buffers; none on the CPU.
-pub async fn copy_bandwidth(device: &Device) -> Result<Option<f64>> {
-    match device {
-        Device::Cpu => Ok(None),
-        Device::Gpu(context) => copies(context).await.map(Some),
-    }
-}
-
-async fn copies(context: &Context) -> Result<f64> {
-    let capabilities = context.capabilities();
-    let budget = capabilities.memory_budget.map_or(u64::MAX, |b| b.saturating_sub(context.allocated()) / 2);
-    let size = COPY_BYTES.min(capabilities.max_buffer).min(budget) / 16 * 16;
-    let count = if capabilities.software { 2 } else { 32 };
-    let device = &context.shared.device;
-    let buffer = |label| {
-        device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some(label),
-            size,
-            usage: wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        })
-    };
-    let (a, b) = (buffer("copy source"), buffer("copy target"));
-    context.check()?;
-    let mut best = 0f64;
-    for _ in 0..COPY_ROUNDS {
-        let mut encoder = device.create_command_encoder(&Default::default());
-        for i in 0..count {
-            let (from, to) = if i % 2 == 0 { (&a, &b) } else { (&b, &a) };
-            encoder.copy_buffer_to_buffer(from, 0, to, 0, size);
-        }
-        let commands = encoder.finish();
-        context.wait().await?;
-        let start = Instant::now();
-        context.shared.queue.submit([commands]);
-        context.wait().await?;
-        best = best.max((2 * size * count) as f64 / start.elapsed().as_secs_f64());
-    }
-    a.destroy();
-    b.destroy();
-    Ok(best)
 }

@@ -114,7 +114,7 @@ struct Pool {
     gain: f32, // what brings products to size 1 and is in no scale
 }
 
-/// A model of random weights.
+/// A model of random weights, called by its shape and codec: `llama-2-7b q4_0`.
 pub struct RandomModel {
     name: String,
     codec_name: String,
@@ -136,7 +136,7 @@ impl RandomModel {
             let known = codec_names().join(", ");
             return Err(Error::invalid("unknown codec").expected(known).found(codec));
         };
-        let (name, config) = (shape.name.to_string(), shape.config());
+        let (name, config) = (format!("{} {wanted}", shape.name), shape.config());
         Ok(Self { name, codec_name: wanted, config, make, reach, pools: Mutex::default() })
     }
 

@@ -1,30 +1,39 @@
-//! `halfbyte bench`: tokens a second, and how close they come to the adapter's memory bandwidth.
+//! `halfbyte bench`: tokens a second, and how close they come to what the adapter can do.
 
-use super::{Common, bar_style, device_name, open_model, print_json, progress_bar, show};
-use anyhow::Result;
-use clap::Args;
+use super::{Common, bar_style, bytes, device_name, note, open_model, print_json, progress_bar, show};
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+use halfbyte::bench::compare::{html, markdown, rows, table};
 use halfbyte::bench::random::{RandomModel, SCHEMES, codec_names};
 use halfbyte::bench::shapes::{SHAPES, ShapeSpec};
-use halfbyte::bench::{Measured, Options, Spread, bench, copy_bandwidth, weight_bytes_per_token};
+use halfbyte::bench::{AdapterResult, Kernel, ModelResult, Options, Report, Spread};
+use halfbyte::bench::{adapter, agreement, limits_name, measure, probe};
 use halfbyte::checkpoint::Weights;
+use halfbyte::gpu::Probe;
 use halfbyte::gpu::context::adapters;
 use halfbyte::model::{LoadOptions, Precision};
 use halfbyte::{Device, Model};
-use serde::Serialize;
-use serde_json::{Value, json};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// Raised when a field of the JSON changes its meaning or goes.
-const SCHEMA_VERSION: u32 = 1;
-
-/// Measure prefill and decode speed, against the copy bandwidth of the same adapter
+/// Measure speed, against the bandwidth and arithmetic of the same adapter
 #[derive(Args)]
-#[command(after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
 Examples:
   halfbyte bench model.gguf --runs 10 --json
-  halfbyte bench --shape llama-3.2-1b --codec q4_0,nf4,e8p12")]
+  halfbyte bench --shape llama-3.2-1b --codec q4_0,nf4,e8p12 --profile
+  halfbyte bench --all-adapters --out results.json
+  halfbyte bench compare before.json after.json --html report.html
+
+The JSON is described in benchmarks/README.md. Points whose runs differ too much
+are an error, as other work on the machine was measured too."
+)]
 pub struct Bench {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Models, as for `run` [default: the embedded storyteller]
     models: Vec<String>,
     /// Random weights of these models' sizes, without a download; `list` lists them
@@ -33,48 +42,91 @@ pub struct Bench {
     /// Codecs of the random weights; `list` lists them
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "q4_0", requires = "shape")]
     codec: Vec<String>,
-    /// Tokens of the prompt
-    #[arg(long, value_name = "N", default_value_t = Options::default().prompt)]
-    prompt: usize,
+    /// Lengths of prompts, in tokens
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = Options::default().prompts)]
+    prompt: Vec<usize>,
+    /// Tokens in the context before the first that is generated
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = Options::default().depths)]
+    depth: Vec<usize>,
     /// Tokens to generate
     #[arg(long, value_name = "N", default_value_t = Options::default().generate)]
     generate: usize,
     /// Runs that count, after one to warm up
     #[arg(long, value_name = "N", default_value_t = Options::default().runs)]
     runs: usize,
+    /// Leave out points that would take longer, but for the first of each kind
+    #[arg(long, value_name = "SECONDS", default_value_t = Options::default().seconds)]
+    seconds: f64,
+    /// Tokens to compare with the CPU twin; 0 leaves it out
+    #[arg(long, value_name = "N", default_value_t = Options::default().agreement)]
+    agreement: usize,
+    /// Report although the runs differ too much
+    #[arg(long)]
+    allow_noise: bool,
+    /// Show GPU time by kernel
+    #[arg(long)]
+    profile: bool,
     /// Measure every adapter, one after the other
     #[arg(long, conflicts_with = "adapter")]
     all_adapters: bool,
+    /// Write the JSON to a file
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
 }
 
-/// One model on one adapter.
-#[derive(Serialize)]
-struct ModelResult {
-    model: String,
-    architecture: String,
-    format: String,
-    load_ms: f64,
-    #[serde(flatten)]
-    measured: Measured,
+#[derive(Subcommand)]
+enum Command {
+    Compare(Compare),
 }
 
-/// All models on one adapter.
-#[derive(Serialize)]
-struct AdapterResult {
-    adapter: Value,
-    /// Read and written bytes together.
-    copy_bytes_per_s: Option<f64>,
-    models: Vec<ModelResult>,
+/// Set results side by side: a table, a page with pictures
+#[derive(Args)]
+#[command(after_help = "\
+Example: halfbyte bench compare before.json after.json --html report.html
+
+A number in parentheses is against the first file with the same model.")]
+struct Compare {
+    /// Files of `bench --out`, or saved by the page
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// Print the table in Markdown
+    #[arg(long)]
+    markdown: bool,
+    /// Write a page with tables, bars and a roofline, which needs nothing else
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+impl Compare {
+    fn run(&self) -> Result<ExitCode> {
+        let mut reports = Vec::new();
+        for file in &self.files {
+            let name = file.display().to_string();
+            let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {name}"))?;
+            reports.push((name.clone(), Report::parse(&text, &name)?));
+        }
+        if let Some(file) = &self.html {
+            let page = html(&reports)?;
+            std::fs::write(file, page).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        let rows = rows(&reports);
+        print!("{}", if self.markdown { markdown(&rows) } else { table(&rows) });
+        Ok(ExitCode::SUCCESS)
+    }
 }
 
 impl Bench {
     /// Runs it.
     pub async fn run(self) -> Result<ExitCode> {
+        if let Some(Command::Compare(compare)) = &self.command {
+            return compare.run();
+        }
         if self.shape.iter().chain(&self.codec).any(|name| name == "list") {
             return list();
         }
+        self.options().check()?;
         for (shape, codec) in self.random() {
             RandomModel::new(ShapeSpec::named(shape)?, codec)?; // before anything is measured
         }
@@ -87,45 +139,29 @@ impl Bench {
         } else {
             results.push(self.adapter(&self.common.device().await?).await?);
         }
+        let report = Report::new(None, results);
+        if !self.allow_noise {
+            report.check()?;
+        }
+        if let Some(file) = &self.out {
+            let text = serde_json::to_string_pretty(&report)? + "\n";
+            std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+        }
         if self.common.json {
-            let version = env!("CARGO_PKG_VERSION");
-            print_json(
-                &json!({ "schema_version": SCHEMA_VERSION, "halfbyte": version, "adapters": results }),
-            )?;
+            print_json(&report)?;
         }
         Ok(ExitCode::SUCCESS)
     }
 
-    async fn adapter(&self, device: &Device) -> Result<AdapterResult> {
-        let copy = copy_bandwidth(device).await?;
-        let adapter = match device {
-            Device::Gpu(context) => serde_json::to_value(context.report())?,
-            Device::Cpu => json!({ "name": "CPU", "backend": "cpu", "kind": "twin" }),
-        };
-        if !self.common.json {
-            let copy = copy.map(|c| format!(", copies {:.1} GB/s", c / 1e9)).unwrap_or_default();
-            println!("{}{copy}", device_name(device));
-            println!(
-                "{:<28} {:>30} {:>30} {:>9} {:>8}",
-                "model", "prefill tokens/s", "decode tokens/s", "GB/s", "of copy"
-            );
+    fn options(&self) -> Options {
+        Options {
+            prompts: self.prompt.clone(),
+            depths: self.depth.clone(),
+            generate: self.generate,
+            runs: self.runs,
+            seconds: self.seconds,
+            agreement: self.agreement,
         }
-        let mut models = Vec::new();
-        let names = self.models.iter().map(|m| Some(m.as_str()));
-        let alone = self.models.is_empty() && self.shape.is_empty();
-        for name in names.chain(alone.then_some(None)) {
-            let start = Instant::now();
-            let checkpoint = open_model(name).await?;
-            let name = name.unwrap_or(Weights::name(&checkpoint)).to_string();
-            models.push(self.model(device, name, &checkpoint, start, copy).await?);
-        }
-        for (shape, codec) in self.random() {
-            let start = Instant::now();
-            let weights = RandomModel::new(ShapeSpec::named(shape)?, codec)?;
-            let name = format!("{} {codec}", weights.name());
-            models.push(self.model(device, name, &weights, start, copy).await?);
-        }
-        Ok(AdapterResult { adapter, copy_bytes_per_s: copy, models })
     }
 
     /// Every shape with every codec.
@@ -133,36 +169,107 @@ impl Bench {
         self.shape.iter().flat_map(|shape| self.codec.iter().map(move |codec| (shape, codec)))
     }
 
+    async fn adapter(&self, device: &Device) -> Result<AdapterResult> {
+        let probe = probe(device).await?;
+        if !self.common.json {
+            println!("{}{}", device_name(device), most(&probe));
+        }
+        let mut models = Vec::new();
+        let names = self.models.iter().map(|m| Some(m.as_str()));
+        let alone = self.models.is_empty() && self.shape.is_empty();
+        for name in names.chain(alone.then_some(None)) {
+            let start = Instant::now();
+            let checkpoint = open_model(name).await?;
+            models.push(self.model(device, &checkpoint, start, probe).await?);
+        }
+        for (shape, codec) in self.random() {
+            let start = Instant::now();
+            let weights = RandomModel::new(ShapeSpec::named(shape)?, codec)?;
+            let result = self.model(device, &weights, start, probe).await?;
+            models.push(ModelResult { random: true, ..result });
+        }
+        let options = self.common.options();
+        let limits = limits_name(options.limits).into();
+        Ok(AdapterResult { adapter: adapter(device), limits, without: options.without, probe, models })
+    }
+
     async fn model(
         &self,
         device: &Device,
-        name: String,
-        checkpoint: &impl Weights,
+        weights: &impl Weights,
         start: Instant,
-        copy: Option<f64>,
+        probe: Probe,
     ) -> Result<ModelResult> {
-        let context = self.common.context.unwrap_or(self.prompt + self.generate);
-        let options = LoadOptions { context: Some(context), ..self.common.load_options(Precision::Auto) };
+        let options = self.options();
+        let context = options.context().min(weights.config().context);
+        let context = Some(self.common.context.unwrap_or(context));
+        let load = || LoadOptions { context, ..self.common.load_options(Precision::Auto) };
         let bar = progress_bar("loading", self.common.json);
-        let model = Model::load(device, checkpoint, &options, show(&bar)).await?;
+        let model = Model::load(device, weights, &load(), show(&bar)).await?;
         bar.finish_and_clear();
-        let load_ms = start.elapsed().as_secs_f64() * 1e3;
-        let weights = weight_bytes_per_token(checkpoint, &model).await?;
-        let options = Options { prompt: self.prompt, generate: self.generate, runs: self.runs };
-        let bar = progress_bar("measuring", self.common.json).with_style(bar_style("{pos}/{len} tokens"));
-        let measured = bench(&model, weights, copy, options, |done, total| {
+        let load_s = start.elapsed().as_secs_f64();
+        let bar = progress_bar("measuring", self.common.json).with_style(bar_style("{pos}/{len} runs"));
+        let result = measure(&model, weights, probe, &options, |done, total| {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
         });
-        let measured = measured.await?;
+        let result = ModelResult { load_s, ..result.await? };
+        drop(model);
+        bar.set_message("comparing with the CPU twin");
+        let agreement = agreement(device, weights, load, options.agreement).await?;
         bar.finish_and_clear();
-        let (architecture, format) =
-            (checkpoint.config().architecture.clone(), checkpoint.format_name().into());
-        let result = ModelResult { model: name, architecture, format, load_ms, measured };
-        if !self.common.json {
-            print(&result);
+        let result = ModelResult { agreement, ..result };
+        match result.check() {
+            Err(noisy) if !self.allow_noise => note(&format!("halfbyte: {noisy}")),
+            _ if self.common.json => {}
+            _ => self.print(&result),
         }
         Ok(result)
+    }
+
+    fn print(&self, result: &ModelResult) {
+        let name = result.name.rsplit('/').next().unwrap_or(&result.name);
+        println!(
+            "\n{name}: {}, {:.2} bits a weight, {} of weights, {} in all; loaded in {:.1} s, first token {:.2} s later",
+            result.format,
+            result.bits_per_weight,
+            bytes(result.memory.weights_bytes_gpu),
+            bytes(result.device_bytes),
+            result.load_s,
+            result.first_token_s,
+        );
+        for p in &result.prefill {
+            let of = p.of_f32_rate.map(|of| format!(", {:.1} % of f32", 100.0 * of)).unwrap_or_default();
+            let speed = spread(&p.tokens_per_s);
+            println!(
+                "  prefill {:>6} {speed:>28} tokens/s {:>9.1} GFLOP/s{of}",
+                p.tokens,
+                p.flop_per_s / 1e9
+            );
+        }
+        for d in &result.decode {
+            let of =
+                d.of_copy_bandwidth.map(|of| format!(", {:.1} % of a copy", 100.0 * of)).unwrap_or_default();
+            let speed = spread(&d.tokens_per_s);
+            println!("  decode @{:>6} {speed:>28} tokens/s {:>9.1} GB/s{of}", d.depth, d.bytes_per_s / 1e9);
+        }
+        for reason in &result.skipped {
+            println!("  left out: {reason}");
+        }
+        if let Some(a) = result.agreement {
+            println!(
+                "  CPU twin: {} tokens through {} of {} layers differ by {:.1e}; {:.0} % same largest logit",
+                a.tokens,
+                a.layers,
+                a.of_layers,
+                a.max_relative_error,
+                100.0 * a.same_argmax,
+            );
+        }
+        if self.profile {
+            kernels("a decode step", result.decode_kernels.as_deref());
+            kernels("a prompt step", result.prefill_kernels.as_deref());
+        }
     }
 }
 
@@ -177,19 +284,32 @@ fn list() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// `: copies 14.8 GB/s, f32 52 GFLOP/s`
+fn most(probe: &Probe) -> String {
+    let rates = [
+        ("copies", "GB/s", probe.copy_bytes_per_s),
+        ("f32", "GFLOP/s", probe.f32_flop_per_s),
+        ("f16", "GFLOP/s", probe.f16_flop_per_s),
+        ("int8", "GOP/s", probe.int8_op_per_s),
+    ];
+    let known = rates.into_iter().filter_map(|(what, unit, rate)| Some((what, unit, rate?)));
+    let known: Vec<String> = known.map(|(what, unit, r)| format!("{what} {:.1} {unit}", r / 1e9)).collect();
+    if known.is_empty() { String::new() } else { format!(": {}", known.join(", ")) }
+}
+
 /// `123.4 (120.0-125.1)`
 fn spread(spread: &Spread) -> String {
     format!("{:.1} ({:.1}-{:.1})", spread.median, spread.min, spread.max)
 }
 
-fn print(result: &ModelResult) {
-    let m = &result.measured;
-    println!(
-        "{:<28} {:>30} {:>30} {:>9.2} {:>8}",
-        result.model.rsplit('/').next().unwrap_or(&result.model),
-        spread(&m.prefill_tokens_per_s),
-        spread(&m.decode_tokens_per_s),
-        m.weight_bytes_per_s / 1e9,
-        m.of_copy_bandwidth.map_or("-".into(), |share| format!("{:.1} %", 100.0 * share)),
-    );
+/// GPU time by kernel.
+fn kernels(step: &str, kernels: Option<&[Kernel]>) {
+    let Some(kernels) = kernels else {
+        return println!("  {step}: this adapter has no timestamps");
+    };
+    let all: f64 = kernels.iter().map(|k| k.ms).sum();
+    println!("  {step}: {all:.3} ms on the GPU");
+    for Kernel { kernel, calls, ms, share } in kernels {
+        println!("    {kernel:<40} {calls:>5} x {ms:>10.3} ms {:>5.1} %", 100.0 * share);
+    }
 }

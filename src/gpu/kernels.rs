@@ -630,6 +630,7 @@ fn modules(every_slot: bool) -> Vec<Module> {
     add(String::new(), glu_module(Activation::Silu));
     add(String::new(), glu_module(Activation::SquaredRelu));
     add(String::new(), argmax_module());
+    super::probe::modules().into_iter().for_each(|module| add(String::new(), module));
     let signed = |slot: bool, name: &str| if slot { name.to_owned() } else { String::new() };
     for bits in 0..8u32 {
         let (before, after, added) = (bits & 1 > 0, bits & 2 > 0, bits & 4 > 0);

@@ -65,6 +65,10 @@ parts![
     "lib/step.wgsl",
     "lib/x_lane.wgsl",
     "lib/x_subgroup.wgsl",
+    "probes/f16.wgsl",
+    "probes/f32.wgsl",
+    "probes/int8.wgsl",
+    "probes/rate.wgsl",
 ];
 
 /// The part of that file name.

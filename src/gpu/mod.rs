@@ -4,6 +4,8 @@ pub mod context;
 pub mod kernels;
 pub mod link;
 mod pipeline;
+pub mod probe;
 pub mod recorder;
 
 pub use context::{AdapterChoice, Browser, Capabilities, Context, LimitSet, Options};
+pub use probe::Probe;

@@ -47,6 +47,11 @@ impl GpuRecording {
         for op in ops {
             lowered.extend(lower(op, step, &shared.unused, &shared.capabilities)?);
         }
+        Self::of(context, lowered).await
+    }
+
+    /// These dispatches, one after the other.
+    pub(crate) async fn of(context: &Context, lowered: Vec<Lowered<'_>>) -> Result<Self> {
         let mut params = vec![0u32; lowered.len() * UNIFORM_SLOT / 4];
         for (slot, dispatch) in params.chunks_mut(UNIFORM_SLOT / 4).zip(&lowered) {
             slot[..dispatch.params.len()].copy_from_slice(&dispatch.params);
@@ -97,14 +102,7 @@ impl GpuRecording {
         let submission = context.call(|device, queue| {
             let mut encoder = device.create_command_encoder(&Default::default());
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            for dispatch in &self.dispatches {
-                let Grid { x, y, rows_in_x } = dispatch.grid;
-                let y = y.map_or(1, |(rows, per)| (step.rows(rows) as u32).div_ceil(per));
-                let (x, y) = if rows_in_x { (y, 1) } else { (x, y) };
-                pass.set_pipeline(&dispatch.pipeline.pipeline);
-                pass.set_bind_group(0, &dispatch.bind_group, &[]);
-                pass.dispatch_workgroups(x, y, 1);
-            }
+            self.dispatches.iter().for_each(|dispatch| dispatch.encode(&mut pass, step));
             drop(pass);
             if let Some(ReadBack { source, offset, words, staging }) = read {
                 encoder.copy_buffer_to_buffer(source, offset as u64 * 4, staging, 0, words as u64 * 4);
@@ -113,6 +111,54 @@ impl GpuRecording {
         });
         context.check()?;
         Ok(submission)
+    }
+
+    /// Runs with a pass for every dispatch: the kernel of each and its seconds, as the GPU's clock has them. None where
+    /// there is no such clock.
+    pub(crate) async fn profile(&self, context: &Context, step: &Step) -> Result<Option<Vec<(String, f64)>>> {
+        let has = context.call(|device, _| device.features().contains(wgpu::Features::TIMESTAMP_QUERY));
+        if !has {
+            return Ok(None);
+        }
+        let mut times = Vec::new();
+        for dispatches in self.dispatches.chunks(wgpu::QUERY_SET_MAX_QUERIES as usize / 2) {
+            let count = 2 * dispatches.len() as u32;
+            let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+            let resolved = context.raw_buffer("timestamps", u64::from(count) * 8, usage);
+            context.call(|device, queue| {
+                let ty = wgpu::QueryType::Timestamp;
+                let queries = device.create_query_set(&wgpu::QuerySetDescriptor { label: None, ty, count });
+                let mut encoder = device.create_command_encoder(&Default::default());
+                for (i, dispatch) in (0..).zip(dispatches) {
+                    let timestamp_writes = Some(wgpu::ComputePassTimestampWrites {
+                        query_set: &queries,
+                        beginning_of_pass_write_index: Some(2 * i),
+                        end_of_pass_write_index: Some(2 * i + 1),
+                    });
+                    let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+                    dispatch.encode(&mut encoder.begin_compute_pass(&descriptor), step);
+                }
+                encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
+                queue.submit([encoder.finish()]);
+            });
+            let words = context.read(&resolved, 0, 2 * count as usize).await?;
+            let period = context.call(|_, queue| queue.get_timestamp_period()) as f64 * 1e-9;
+            let ticks: Vec<u64> = words.chunks(2).map(|w| u64::from(w[0]) | u64::from(w[1]) << 32).collect();
+            let seconds = ticks.chunks(2).map(|t| t[1].saturating_sub(t[0]) as f64 * period);
+            times.extend(dispatches.iter().map(|d| d.pipeline.name.clone()).zip(seconds));
+        }
+        Ok(Some(times))
+    }
+}
+
+impl Dispatch {
+    fn encode(&self, pass: &mut wgpu::ComputePass<'_>, step: &Step) {
+        let Grid { x, y, rows_in_x } = self.grid;
+        let y = y.map_or(1, |(rows, per)| (step.rows(rows) as u32).div_ceil(per));
+        let (x, y) = if rows_in_x { (y, 1) } else { (x, y) };
+        pass.set_pipeline(&self.pipeline.pipeline);
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        pass.dispatch_workgroups(x, y, 1);
     }
 }
 

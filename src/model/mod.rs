@@ -14,6 +14,7 @@ use crate::linear::{Linear, ScratchSize};
 use crate::ops::{Activation, Cache, Op, Rows, STEP_HEADER, Step, Tokens};
 use crate::reference::NO_TOKEN;
 use llama::{Activations, Layer};
+use rand::{Rng, SeedableRng};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -96,6 +97,8 @@ pub const PREFILL_CHUNK: usize = 128;
 const HEAD_BLOCK: usize = 32;
 /// Positions whose rotations are computed at once.
 const ROTATION_BLOCK: usize = 4096;
+/// Words of a cache that are filled at once.
+const CACHE_BLOCK: usize = 1 << 20;
 /// Positions of the cache unless the caller says otherwise.
 pub const DEFAULT_CONTEXT: usize = 2048;
 
@@ -165,7 +168,7 @@ impl fmt::Display for Progress {
 }
 
 /// Bytes in use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Memory {
     /// Weights in the checkpoint.
     pub weights_bytes_disk: u64,
@@ -191,6 +194,7 @@ pub struct Model {
     step: Tensor,
     rotations: Tensor,
     logits: Tensor,
+    caches: Vec<Cache>,
     prefill: Recording, // up to PREFILL_CHUNK tokens, logits of one row
     decode: Recording,  // one token, logits and their argmax
     body: Recording,    // as prefill, without the head
@@ -443,6 +447,7 @@ impl Model {
             step,
             rotations,
             logits,
+            caches,
             block_logits,
         };
         model.rotate(0, context, 0);
@@ -465,6 +470,48 @@ impl Model {
     /// Dispatches of one decode step, and of one prefill step.
     pub fn dispatches(&self) -> (usize, usize) {
         (self.decode.dispatches(), self.prefill.dispatches())
+    }
+
+    /// Writes random keys and values to the whole cache, for timing a step at any position without reading a text.
+    pub async fn fill_cache(&self) -> Result<()> {
+        self.runs.fetch_add(1, Ordering::Relaxed);
+        let mut rng = rand::rngs::StdRng::seed_from_u64(0);
+        // Two halves of size ⅛ to 1 a word: numbers whether they are read as f16, as f32 or as small integers.
+        let mut half = || {
+            u32::from(half::f16::from_f32(rng.random_range(0.125..1.0f32)).to_bits())
+                | rng.random::<u32>() & 0x8000
+        };
+        let words: Vec<u32> = (0..CACHE_BLOCK).map(|_| half() | half() << 16).collect();
+        for tensor in self.caches.iter().flat_map(|c| [&c.keys, &c.values]) {
+            let len = tensor.rows * tensor.cols;
+            for at in (0..len).step_by(CACHE_BLOCK) {
+                self.device.write(tensor, at, &words[..CACHE_BLOCK.min(len - at)]);
+            }
+            if let Device::Gpu(context) = &self.device {
+                context.wait().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The kernel and the seconds of every dispatch of a step at `position`: a decode step for one token, else a prefill
+    /// of at most [`PREFILL_CHUNK`] tokens. None without a GPU's clock.
+    pub async fn profile(&self, position: usize, tokens: &[u32]) -> Result<Option<Vec<(String, f64)>>> {
+        if tokens.len() > PREFILL_CHUNK {
+            return Err(
+                Error::invalid("a step to profile").expected(format!("at most {PREFILL_CHUNK} tokens"))
+            );
+        }
+        self.prepare(position, tokens, position + tokens.len())?;
+        let (head_first, given) = (tokens.len() - 1, Tokens::Given(tokens.to_vec()));
+        let step = Step { position, tokens: given, head_first, head_rows: 1 };
+        let recording = if tokens.len() == 1 { &self.decode } else { &self.prefill };
+        self.device.profile(recording, &self.step, &step).await
+    }
+
+    /// Numbers of the KV cache: `f32` or `f16`.
+    pub fn cache_format(&self) -> &'static str {
+        if self.caches.iter().any(|c| c.f16) { "f16" } else { "f32" }
     }
 
     /// The ops of a decode step.

@@ -28,6 +28,7 @@ use std::pin::pin;
 use std::task::Poll;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
+use web_time::Instant;
 
 type Thrown<T> = std::result::Result<T, JsValue>;
 
@@ -143,23 +144,6 @@ impl DeviceOptions {
     }
 }
 
-fn report(device: &Device) -> Value {
-    match device {
-        Device::Gpu(context) => {
-            let mut report = json!(context.report());
-            report["cpu"] = false.into();
-            report
-        }
-        Device::Cpu => json!({
-            "cpu": true, "name": "CPU", "backend": "wasm", "kind": "cpu", "driver": "",
-            "capabilities": {
-                "f16": false, "subgroups": null, "dot4": false, "software": true, "max_binding": 0,
-                "max_buffer": 0, "workgroup_bytes": 0, "invocations": 1, "memory_budget": null,
-            },
-        }),
-    }
-}
-
 async fn verify_device(device: &Device, on_outcome: &Function) -> Thrown<String> {
     let Device::Gpu(context) = device else {
         let what = "there is no GPU to verify: the CPU twin is what kernels are compared with";
@@ -190,7 +174,7 @@ impl PageDevice {
 
     /// What it is.
     pub fn report(&self) -> String {
-        report(&self.device).to_string()
+        bench::adapter(&self.device).to_string()
     }
 
     /// Every kernel against its CPU twin.
@@ -274,6 +258,51 @@ impl Request {
     }
 }
 
+/// One number or several.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Several {
+    One(usize),
+    Many(Vec<usize>),
+}
+
+impl Several {
+    fn all(&self) -> Vec<usize> {
+        match self {
+            Several::One(one) => vec![*one],
+            Several::Many(many) => many.clone(),
+        }
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct BenchOptions {
+    prompt: Option<Several>,
+    depth: Option<Several>,
+    generate: Option<usize>,
+    runs: Option<usize>,
+    seconds: Option<f64>,
+    agreement: Option<usize>,
+    allow_noise: bool,
+    browser: Option<String>,
+}
+
+impl BenchOptions {
+    /// A page has less patience than a terminal.
+    fn options(&self) -> bench::Options {
+        let usual = bench::Options::default();
+        bench::Options {
+            prompts: self.prompt.as_ref().map_or(vec![32, 128], Several::all),
+            depths: self.depth.as_ref().map_or(vec![0], Several::all),
+            generate: self.generate.unwrap_or(usual.generate),
+            runs: self.runs.unwrap_or(usual.runs),
+            seconds: self.seconds.unwrap_or(usual.seconds),
+            agreement: self.agreement.unwrap_or(usual.agreement),
+        }
+    }
+}
+
 /// How often in a row a lost GPU is set up again before that counts as an error.
 const RECOVERIES: u32 = 2;
 
@@ -283,6 +312,7 @@ pub struct PageModel {
     checkpoint: Checkpoint,
     options: ModelOptions,
     inspected: inspect::Report,
+    load_s: f64,
     session: RefCell<Session>,
 }
 
@@ -298,7 +328,7 @@ impl PageModel {
     ) -> Thrown<PageModel> {
         let options: ModelOptions = options(&options_json)?;
         let device = &device.device;
-        let stop = Cell::new(false);
+        let (stop, start) = (Cell::new(false), Instant::now());
         let work = async {
             let load = options.load()?;
             let files = files.into_iter().map(PageFile::new);
@@ -311,7 +341,8 @@ impl PageModel {
             Ok((checkpoint, inspected, session))
         };
         let (checkpoint, inspected, session) = until(&stop, work).await?;
-        Ok(Self { checkpoint, options, inspected, session: RefCell::new(session) })
+        let load_s = start.elapsed().as_secs_f64();
+        Ok(Self { checkpoint, options, inspected, load_s, session: RefCell::new(session) })
     }
 
     /// What it is.
@@ -340,7 +371,7 @@ impl PageModel {
 
     /// Where it runs.
     pub fn adapter(&self) -> Thrown<String> {
-        Ok(report(self.session()?.model.device()).to_string())
+        Ok(bench::adapter(self.session()?.model.device()).to_string())
     }
 
     /// Writes; see `Request` for the JSON. `on_event` is given `'piece'` with text, `'progress'` with a stage and
@@ -430,46 +461,37 @@ impl PageModel {
         Ok(json!(found).to_string())
     }
 
-    /// How fast it is; see [`bench::Options`] for the JSON.
+    /// How fast it is; see `BenchOptions` and [`bench::Report`] for the JSON.
     pub async fn bench(&self, options_json: String, on_progress: Function) -> Thrown<String> {
-        #[derive(Default, Deserialize)]
-        #[serde(default)]
-        struct Wanted {
-            prompt: Option<usize>,
-            generate: Option<usize>,
-            runs: Option<usize>,
-        }
-        let wanted: Wanted = options(&options_json)?;
+        let wanted: BenchOptions = options(&options_json)?;
         let session = &mut *self.session()?;
         self.recover(session, &Cell::new(false), |_| {}).await?;
-        let usual = bench::Options::default();
-        let options = bench::Options {
-            prompt: wanted.prompt.unwrap_or(usual.prompt),
-            generate: wanted.generate.unwrap_or(usual.generate),
-            runs: wanted.runs.unwrap_or(usual.runs),
-        };
-        let model = &session.model;
+        let (model, own) = (&session.model, &self.options.device);
         let stop = Cell::new(false);
         let tell = |done, total| told(&on_progress, &stop, done, total);
         let work = async {
-            let copy = bench::copy_bandwidth(model.device()).await?;
-            let weights = bench::weight_bytes_per_token(&self.checkpoint, model).await?;
-            Ok((copy, bench::bench(model, weights, copy, options, tell).await?))
+            let (device, options) = (model.device(), wanted.options());
+            let probe = bench::probe(device).await?;
+            let result = bench::measure(model, &self.checkpoint, probe, &options, tell).await?;
+            let load = || self.options.load().unwrap_or_default(); // it has loaded with them before
+            let agreement = bench::agreement(device, &self.checkpoint, load, options.agreement).await?;
+            let name = self.inspected.name.clone();
+            let result = bench::ModelResult { name, load_s: self.load_s, agreement, ..result };
+            let adapter = bench::AdapterResult {
+                adapter: bench::adapter(device),
+                limits: own.limits.clone(),
+                without: own.without.clone(),
+                probe,
+                models: vec![result],
+            };
+            let report = bench::Report::new(wanted.browser, vec![adapter]);
+            if !wanted.allow_noise {
+                report.check()?;
+            }
+            Ok(report)
         };
-        let (copy, measured) = until(&stop, work).await?;
-        Ok(json!({
-            "version": version(),
-            "adapter": report(model.device()),
-            "copy_bytes_per_s": copy,
-            "model": {
-                "name": self.inspected.name,
-                "format": self.inspected.format,
-                "parameters": self.inspected.totals.parameters,
-                "bits_per_weight": self.inspected.totals.bits_per_weight,
-            },
-            "measured": measured,
-        })
-        .to_string())
+        let report = until(&stop, work).await?;
+        Ok(json!(report).to_string())
     }
 
     /// Every kernel against its CPU twin, on the model's GPU.

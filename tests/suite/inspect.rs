@@ -215,17 +215,23 @@ mod command_line {
         let model = model.to_string_lossy();
         for adapter in [&["--adapter", "cpu"][..], &["--all-adapters"]] {
             let args = ["bench", &model, "--json", "--runs", "1", "--prompt", "8", "--generate", "4"];
-            let report = json(&[&args[..], adapter].concat());
-            assert_eq!(report["schema_version"], 1);
+            let report = json(&[&args[..], &["--depth", "0,16"], adapter].concat());
+            assert_eq!(report["schema_version"], 2);
             let adapters = report["adapters"].as_array().expect("adapters");
             assert!(!adapters.is_empty());
             for result in adapters {
                 let model = &result["models"][0];
                 let positive = |v: &Value| v.as_f64().is_some_and(|v| v > 0.0);
-                assert!(positive(&model["decode_tokens_per_s"]["median"]), "{model}");
-                assert!(positive(&model["prefill_tokens_per_s"]["median"]), "{model}");
-                assert!(positive(&model["weight_bytes_per_token"]), "{model}");
-                assert_eq!(positive(&result["copy_bytes_per_s"]), result["adapter"]["backend"] != "cpu");
+                for point in [&model["prefill"][0], &model["decode"][0], &model["decode"][1]] {
+                    assert!(positive(&point["tokens_per_s"]["median"]), "{model}");
+                    assert!(positive(&point["flop_per_s"]), "{model}");
+                }
+                assert!(positive(&model["decode"][0]["bytes_per_token"]), "{model}");
+                let gpu = result["adapter"]["backend"] != "cpu";
+                for rate in ["copy_bytes_per_s", "f32_flop_per_s", "int8_op_per_s"] {
+                    assert_eq!(positive(&result["probe"][rate]), gpu, "{}", result["probe"]);
+                }
+                assert_eq!(model["agreement"]["same_argmax"] == 1.0, gpu, "{}", model["agreement"]);
             }
         }
     }

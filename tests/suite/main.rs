@@ -1,6 +1,7 @@
 //! One integration binary: links once, runs everything.
 
 mod adapters;
+mod bench;
 #[cfg(feature = "cli")]
 mod cli;
 mod documents;

@@ -284,6 +284,8 @@ fn verify_notices_every_mutation() {
 #[test]
 fn every_part_has_a_mutation() {
     let mutated: HashSet<&str> = MUTATIONS.iter().map(|m| m.file).collect();
-    let missing: Vec<&str> = PARTS.iter().map(|p| p.file).filter(|f| !mutated.contains(f)).collect();
+    // What probes compute is thrown away; only their time counts.
+    let computing = PARTS.iter().map(|p| p.file).filter(|f| !f.starts_with("probes/"));
+    let missing: Vec<&str> = computing.filter(|f| !mutated.contains(f)).collect();
     assert!(missing.is_empty(), "add a line to MUTATIONS for {missing:?}");
 }

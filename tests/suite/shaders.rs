@@ -21,20 +21,21 @@ fn validate(module: &Module) -> Result<Checked, String> {
         let line = e.location(&source.text).map_or(0, |l| l.line_number as usize);
         place(format!("{} {}", source.locate(line), e.emit_to_string(&source.text)))
     })?;
-    let capabilities = Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let capabilities =
+        Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16 | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     let info = validator.validate(&parsed).map_err(|e| place(e.emit_to_string(&source.text)))?;
     Ok(Checked { module: parsed, info })
 }
 
 fn translate(Checked { module, info }: &Checked) -> Result<(), String> {
-    // Subgroup operations came with SPIR-V 1.3, Metal 2.1 and shader model 6.0.
+    // Subgroup operations came with SPIR-V 1.3, Metal 2.1 and shader model 6.0; f16 with shader model 6.2.
     let options = spv::Options { lang_version: (1, 3), ..spv::Options::default() };
     let words = spv::write_vec(module, info, &options, None).map_err(|e| format!("SPIR-V: {e}"))?;
     let options = msl::Options { lang_version: (2, 4), ..msl::Options::default() };
     let (metal, _) = msl::write_string(module, info, &options, &msl::PipelineOptions::default())
         .map_err(|e| format!("MSL: {e}"))?;
-    let options = hlsl::Options { shader_model: hlsl::ShaderModel::V6_0, ..hlsl::Options::default() };
+    let options = hlsl::Options { shader_model: hlsl::ShaderModel::V6_2, ..hlsl::Options::default() };
     let pipeline = hlsl::PipelineOptions::default();
     let mut text = String::new();
     let reflection = hlsl::Writer::new(&mut text, &options, &pipeline)

@@ -3,7 +3,7 @@
 import { app, busy, onChange, run, stop } from './app.js';
 import { $, announce, copy, el, percent, save, speed } from './dom.js';
 import { clearErrors } from './errors.js';
-import { chart } from './chart.js';
+import { chart, summary } from './chart.js';
 import { showProgress } from './progress.js';
 
 let verification = null;
@@ -75,11 +75,14 @@ async function verify() {
 async function bench() {
   clearErrors();
   $('bench-verdict').textContent = '';
-  const result = await run('benchmarking', (signal) => app.model.bench({ signal, onProgress: showProgress }));
+  const result = await run('benchmarking', (signal) => app.model.bench({ signal, onProgress: showProgress, allowNoise: true }));
   if (!result) return;
   benchmark = result;
-  const { measured: m } = result;
-  $('bench-verdict').textContent = `Writes ${speed(m.decode_tokens_per_s.median)} and reads ${speed(m.prefill_tokens_per_s.median)} tokens a second${m.of_copy_bandwidth === null ? '' : `, at ${percent(m.of_copy_bandwidth)} of a plain copy’s bandwidth`}.`;
+  const { decode, prefill, noise, agreement } = summary(result);
+  const share = decode.of_copy_bandwidth === null ? '' : `, at ${percent(decode.of_copy_bandwidth)} of a plain copy’s bandwidth`;
+  const noisy = noise > 0.1 ? ` The runs differ by ${percent(noise)}: end what else is running and measure again.` : '';
+  const wrong = agreement && !(agreement.max_relative_error < 0.02) ? ' This GPU computes something else than the CPU: verify it.' : '';
+  $('bench-verdict').textContent = `Writes ${speed(decode.tokens_per_s.median)} and reads ${speed(prefill.tokens_per_s.median)} tokens a second${share}.${noisy}${wrong}`;
   drawChart();
   $('bench-json').textContent = JSON.stringify(result, null, 2);
   $('chart').hidden = $('bench-tools').hidden = $('bench-details').hidden = false;
@@ -90,7 +93,7 @@ function drawChart() {
   if (benchmark) $('chart').replaceChildren(chart(benchmark, document.documentElement.dataset.theme === 'dark'));
 }
 
-const file = () => `halfbyte-${benchmark.model.name.replace(/[^\w.-]+/g, '-')}`;
+const file = () => `halfbyte-${summary(benchmark).model.name.replace(/[^\w.-]+/g, '-')}`;
 
 /** The chart as a PNG, twice as large as it is drawn. */
 async function picture() {

@@ -33,11 +33,10 @@ const program = process.env.HALFBYTE_BIN ?? join(process.env.CARGO_TARGET_DIR ??
 if (!existsSync(program)) throw new Error(`no ${program}: run \`cargo build --release\`, or set HALFBYTE_BIN`);
 
 function native() {
-  const args = ['bench', model ? resolve(model) : 'embedded', '--adapter', ADAPTERS[name], '--json', '--runs', '1'];
+  const args = ['bench', model ? resolve(model) : 'embedded', '--adapter', ADAPTERS[name], '--json', '--runs', '1', '--depth', '0', '--agreement', '0', '--allow-noise'];
   const json = execFileSync(program, [...args, '--prompt', `${prompt}`, '--generate', `${generate}`], { encoding: 'utf8' });
   const { adapter, models } = JSON.parse(json).adapters[0];
-  const [{ prefill_tokens_per_s, decode_tokens_per_s }] = models;
-  return { adapter: adapter.name, prefill: prefill_tokens_per_s.median, decode: decode_tokens_per_s.median };
+  return { adapter: adapter.name, prefill: models[0].prefill[0].tokens_per_s.median, decode: models[0].decode[0].tokens_per_s.median };
 }
 
 const median = (values) => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)];
@@ -53,9 +52,9 @@ try {
     window.model = await Halfbyte.load(source, { context, cache: false, adapter: 'gpu' });
   }, [model ? `${server.url}model.gguf` : 'embedded', prompt + generate]);
   const web = () => page.evaluate(async (options) => {
-    const { adapter, measured } = await window.model.bench(options);
-    return { adapter: adapter.name, prefill: measured.prefill_tokens_per_s.median, decode: measured.decode_tokens_per_s.median };
-  }, { prompt, generate, runs: 1 });
+    const { adapter, models } = (await window.model.bench(options)).adapters[0];
+    return { adapter: adapter.name, prefill: models[0].prefill[0].tokens_per_s.median, decode: models[0].decode[0].tokens_per_s.median };
+  }, { prompt, generate, depth: 0, runs: 1, agreement: 0, allowNoise: true });
   const seen = { native: [], web: [] };
   for (let round = 0; round < rounds; round++) {
     seen.native.push(native());

@@ -207,32 +207,108 @@ export interface Verification {
   seconds: number;
 }
 
+/** Median and range of some runs. */
 export interface Spread {
   median: number;
   min: number;
   max: number;
+  runs: number;
+  /** Distance of the quartiles as a share of the median. */
+  noise: number;
 }
 
-/** What `halfbyte bench --json` prints, with the browser. */
+/** GPU time of one kernel in one step. */
+export interface KernelTime {
+  kernel: string;
+  calls: number;
+  ms: number;
+  share: number;
+}
+
+/** What `halfbyte bench --json` prints, schema 2; `benchmarks/README.md` in the repository describes every field. */
 export interface Benchmark {
-  version: string;
-  browser: string;
-  adapter: AdapterInfo;
-  /** Bytes a second that a plain copy reads and writes; null on the CPU. */
-  copy_bytes_per_s: number | null;
-  model: { name: string; format: string; parameters: number; bits_per_weight: number };
-  measured: {
-    prompt: number;
-    generate: number;
-    runs: number;
-    prefill_tokens_per_s: Spread;
-    decode_tokens_per_s: Spread;
-    weight_bytes_per_token: number;
-    weight_bytes_per_s: number;
+  schema_version: 2;
+  halfbyte: string;
+  commit: string | null;
+  /** Seconds since 1970. */
+  time: number;
+  system: string;
+  browser: string | null;
+  /** One here; natively as many as were measured. */
+  adapters: {
+    adapter: AdapterInfo;
+    limits: string;
+    without: string[];
+    /** The most that the adapter was seen to do; nulls on the CPU. */
+    probe: {
+      copy_bytes_per_s: number | null;
+      f32_flop_per_s: number | null;
+      f16_flop_per_s: number | null;
+      int8_op_per_s: number | null;
+    };
+    models: ModelBenchmark[];
+  }[];
+}
+
+export interface ModelBenchmark {
+  name: string;
+  random: boolean;
+  architecture: string;
+  format: string;
+  parameters: number;
+  bits_per_weight: number;
+  cache: string;
+  context: number;
+  load_s: number;
+  first_token_s: number;
+  prefill: {
+    tokens: number;
+    tokens_per_s: Spread;
+    first_token_s: number;
+    flop_per_s: number;
+    of_f32_rate: number | null;
+  }[];
+  decode: {
+    depth: number;
+    tokens: number;
+    tokens_per_s: Spread;
+    bytes_per_token: number;
+    bytes_per_s: number;
     of_copy_bandwidth: number | null;
-    dispatches: number;
-    memory: { weights_bytes_disk: number; weights_bytes_gpu: number; kv_bytes: number };
-  };
+    flop_per_s: number;
+  }[];
+  /** What was asked for and left out, with the reason. */
+  skipped: string[];
+  decode_kernels: KernelTime[] | null;
+  prefill_kernels: KernelTime[] | null;
+  dispatches: number;
+  memory: { weights_bytes_disk: number; weights_bytes_gpu: number; kv_bytes: number };
+  device_bytes: number;
+  /** The same tokens on the CPU twin; null on the CPU and for models that are too large for it. */
+  agreement: {
+    tokens: number;
+    layers: number;
+    of_layers: number;
+    max_relative_error: number;
+    same_argmax: number;
+  } | null;
+}
+
+export interface BenchOptions {
+  /** Lengths of prompts. Default: 32 and 128. */
+  prompt?: number | number[];
+  /** Positions of the context at which tokens are generated. Default: 0. */
+  depth?: number | number[];
+  /** Tokens to generate. Default: 32. */
+  generate?: number;
+  /** Runs that count. Default: 5. */
+  runs?: number;
+  /** Points that would take longer are left out. Default: 30. */
+  seconds?: number;
+  /** Tokens to compare with the CPU twin; 0 leaves it out. Default: 8. */
+  agreement?: number;
+  /** Do not throw where the runs differ too much. */
+  allowNoise?: boolean;
 }
 
 export interface Perplexity {
@@ -259,7 +335,7 @@ export interface Model {
   perplexity(text: string, options?: Running): Promise<Perplexity>;
   /** Every kernel against its CPU twin on this GPU. */
   verify(options?: Running & { onOutcome?: (outcome: Outcome) => void }): Promise<Verification>;
-  bench(options?: Running & { prompt?: number; generate?: number; runs?: number }): Promise<Benchmark>;
+  bench(options?: Running & BenchOptions): Promise<Benchmark>;
   memory(): Promise<MemoryInfo>;
   /** Forgets the conversation that the KV cache holds. */
   reset(): Promise<void>;

@@ -123,11 +123,11 @@ const methods = {
 
   async bench({ handle, options }, { signal, emit }) {
     const tell = meter((progress) => emit({ progress }));
-    const measured = JSON.parse(await at(handle).model.bench(JSON.stringify(options), (done, total) => {
+    const wanted = JSON.stringify({ ...options, browser: browser() });
+    return JSON.parse(await at(handle).model.bench(wanted, (done, total) => {
       tell({ stage: 'bench', done, total });
       return goOn(signal);
     }));
-    return { ...measured, browser: browser() };
   },
 
   verify({ handle }, { signal, emit }) {

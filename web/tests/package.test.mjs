@@ -464,7 +464,7 @@ for (const name of chosen) {
         assert.equal(found.text, 'hi');
         assert.equal(found.perplexity.perplexity, 2);
         assert.match(found.bench.browser, name === 'chromium' ? /^Chrome \d.*\(Linux\)/ : /^Firefox \d.*\(Linux\)/);
-        assert.deepEqual(found.bench.measured, { prompt: 3 });
+        assert.deepEqual(found.bench.asked, { prompt: 3 });
         assert.equal(found.memory.wasm, 65536);
         assert.equal(found.verification.pass, true);
         assert.deepEqual(found.events, ['k1', 'k2', 'k3']);

@@ -324,7 +324,7 @@ test('benchmark draws a picture and gives JSON', async () => {
   assert.equal(picture.suggestedFilename(), 'halfbyte-tale.gguf.png');
   assert.deepEqual([...readFileSync(await picture.path()).subarray(1, 4)], [...Buffer.from('PNG')]);
   const [json] = await Promise.all([page.waitForEvent('download'), page.click('#bench-save')]);
-  assert.equal(JSON.parse(readFileSync(await json.path())).model.name, 'tale.gguf');
+  assert.equal(JSON.parse(readFileSync(await json.path())).adapters[0].models[0].name, 'tale.gguf');
   await done();
 });
 

@@ -52,7 +52,7 @@ function adapterInfo({ adapter = 'auto', without = [], limits = 'adapter' } = {}
   if (none && (adapter === 'gpu' || adapter === 'low-power')) throw fail('AdapterMissing');
   if (none || adapter === 'cpu') {
     return {
-      cpu: true, name: 'CPU', backend: 'wasm', kind: 'cpu', driver: '',
+      cpu: true, name: 'CPU', backend: 'cpu', kind: 'twin', driver: '',
       capabilities: { f16: false, subgroups: null, dot4: false, software: true, max_binding: 2 ** 32, max_buffer: 2 ** 32, workgroup_bytes: 16384, invocations: 1, memory_budget: null },
       ...(none && { missing: 'This browser has no WebGPU. In Chrome on Linux, open chrome://flags/#enable-unsafe-webgpu, choose “Enabled” and restart; in Firefox, set dom.webgpu.enabled in about:config. Until then the model runs on the CPU, one core.' }),
     };
@@ -205,10 +205,22 @@ class Model {
       await wait(150, signal);
     }
     const { weights, kv } = this.info.memory;
+    const { cpu } = this.adapter;
+    const spread = (median, min, max) => ({ median, min, max, runs, noise: 0.02 });
     return {
-      version: '0.1.0', browser: navigator.userAgent.match(/(Firefox|Chrome)\/\d+/)?.[0].replace('/', ' ') ?? 'browser', adapter: this.adapter, copy_bytes_per_s: this.adapter.cpu ? null : 412e9,
-      model: { name: this.info.name, format: this.info.format, parameters: this.info.parameters, bits_per_weight: this.info.bitsPerWeight },
-      measured: { prompt, generate, runs, prefill_tokens_per_s: { median: 2210.5, min: 2101, max: 2289 }, decode_tokens_per_s: { median: 148.2, min: 141.7, max: 151.3 }, weight_bytes_per_token: weights, weight_bytes_per_s: weights * 148.2, of_copy_bandwidth: this.adapter.cpu ? null : 0.61, dispatches: 173, memory: { weights_bytes_disk: weights, weights_bytes_gpu: weights, kv_bytes: kv } },
+      schema_version: 2, halfbyte: '0.1.0', commit: null, time: 1.8e9, system: 'unknown wasm32',
+      browser: navigator.userAgent.match(/(Firefox|Chrome)\/\d+/)?.[0].replace('/', ' ') ?? 'browser',
+      adapters: [{
+        adapter: this.adapter, limits: 'adapter', without: [],
+        probe: cpu ? { copy_bytes_per_s: null, f32_flop_per_s: null, f16_flop_per_s: null, int8_op_per_s: null } : { copy_bytes_per_s: 412e9, f32_flop_per_s: 26e12, f16_flop_per_s: 51e12, int8_op_per_s: 95e12 },
+        models: [{
+          name: this.info.name, random: false, architecture: 'llama', format: this.info.format, parameters: this.info.parameters, bits_per_weight: this.info.bitsPerWeight, cache: 'f16', context: 1024, load_s: 0.2, first_token_s: 0.05,
+          prefill: [{ tokens: prompt, tokens_per_s: spread(2210.5, 2101, 2289), first_token_s: 0.058, flop_per_s: 2.5e10, of_f32_rate: cpu ? null : 0.001 }],
+          decode: [{ depth: 0, tokens: generate, tokens_per_s: spread(148.2, 141.7, 151.3), bytes_per_token: weights, bytes_per_s: weights * 148.2, of_copy_bandwidth: cpu ? null : 0.61, flop_per_s: 1.7e9 }],
+          skipped: [], decode_kernels: null, prefill_kernels: null, dispatches: 173, memory: { weights_bytes_disk: weights, weights_bytes_gpu: weights, kv_bytes: kv }, device_bytes: weights + kv,
+          agreement: cpu ? null : { tokens: 8, layers: 6, of_layers: 6, max_relative_error: 2e-5, same_argmax: 1 },
+        }],
+      }],
     };
   }
   async memory() {
