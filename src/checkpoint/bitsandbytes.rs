@@ -15,8 +15,9 @@
 //! LLM.int8: `M.weight` i8 `[N, K]`, `M.SCB` f32 `[N]`, the largest magnitude of each row; `M.weight_format` u8, 0: rows
 //! are whole. `w = weight · SCB / 127`. Activations stay floats, so that outliers need no care.
 
-use super::affine::{Affine, Floats, Ints, Layout, Zeros};
+use super::affine::{Affine, Floats, Layout, Zeros};
 use super::hf::Keys;
+use super::ints::Ints;
 use super::tensor::{Dtype, Grid, TensorInfo, dims};
 use super::{BoxFuture, Module, PieceSource, Reader, StoredMatrix};
 use crate::error::{Error, Result};

@@ -27,6 +27,7 @@ pub mod gguf;
 pub mod gguf_model;
 pub mod gptq;
 pub mod hf;
+mod ints;
 pub mod lora;
 pub mod plain;
 pub mod quip;
