@@ -7,13 +7,14 @@
 //!
 //! `gemv`: `M.qweight` i32 `[N, K/8]`, `M.qzeros` i32 `[N, Z]`, low nibbles first; `M.scales` f16 `[N, 8 Z]`, 8 Z ≥ G.
 //!
-//! `gemv_fast` and `llm-awq`: `M.qweight` i16 `[N/4, K]` in tiles of 4 rows × 64 inputs, see [`fast`]; `M.scales` and
+//! `gemv_fast` and `llm-awq`: `M.qweight` i16 `[N/4, K]` in tiles of 4 rows × 64 inputs, see `fast`; `M.scales` and
 //! `M.qzeros` f16 `[≥ G, N]`. `w = q · s + qzeros`
 //!
 //! Scales that no weight could absorb stay at an activation: `….act.scales` `[K]` divides what `down_proj` is given.
 
-use super::affine::{Affine, Floats, Ints, Layout, Tiling, Zeros};
+use super::affine::{Affine, Floats, Layout, Zeros};
 use super::hf::Keys;
+use super::ints::{Ints, Tiling};
 use super::{InputTransform, Module, Reader, StoredMatrix};
 use crate::error::{Error, Result};
 

@@ -16,8 +16,9 @@
 //! are whole. `w = weight · SCB / 127`. Activations are integers too where
 //! that is asked for, but for columns with outliers: elements of at least `llm_int8_threshold` (6).
 
-use super::affine::{Affine, Floats, Ints, Layout, Zeros};
+use super::affine::{Affine, Floats, Layout, Zeros};
 use super::hf::Keys;
+use super::ints::Ints;
 use super::tensor::{Dtype, Grid, TensorInfo, dims};
 use super::{BoxFuture, Module, PieceSource, Reader, StoredMatrix};
 use crate::error::{Error, Result};

@@ -3,8 +3,9 @@
 //! `quantization_config.config_groups` says for groups of modules (`targets`: names, `re:` patterns, class names) how
 //! their weights are quantized; `format` says how they are packed, of a group or of all; `ignore` exempts modules.
 
-use super::affine::{Affine, Floats, Ints, Layout, Tiling, Zeros, act_order};
+use super::affine::{Affine, Floats, Layout, Zeros, act_order};
 use super::hf::Keys;
+use super::ints::{Ints, Tiling};
 use super::tensor::{TensorInfo, dims, words32, words64};
 use super::{Dtype, Module, Reader, StoredMatrix};
 use crate::error::{Error, Result};
@@ -194,7 +195,7 @@ fn of_group<'a>(weights: &Keys<'_>, format: &'a str) -> Result<Scheme<'a>> {
         (None, Some(_)) => "group",
     };
     let size = || match group {
-        Some(size) if size > 0 => Ok(size as usize),
+        Some(size) if size > 0 => Ok(usize::try_from(size).unwrap_or(usize::MAX)),
         _ => Err(weights.invalid("group_size", weights.get("group_size").unwrap_or(&Value::Null))),
     };
     let scales = match strategy {
@@ -239,7 +240,10 @@ fn rectangle(block: &Value) -> Option<(usize, usize)> {
             let (high, wide) = text.split_once('x')?;
             (high.parse().ok()?, wide.parse().ok()?)
         }
-        sides => (sides.get(0)?.as_u64()? as usize, sides.get(1)?.as_u64()? as usize),
+        sides => {
+            let side = |i: usize| usize::try_from(sides.get(i)?.as_u64()?).ok();
+            (side(0)?, side(1)?)
+        }
     };
     (high > 0 && wide > 0).then_some((high, wide))
 }

@@ -11,8 +11,9 @@
 //! `w = (q − z) · s`. With act-order (`desc_act`) `g_idx` jumps: the inputs are sorted by group, and the
 //! activations permuted likewise. `dynamic` gives modules that match a regular expression settings of their own.
 
-use super::affine::{Affine, Floats, Ints, Layout, Tiling, Zeros, act_order};
+use super::affine::{Affine, Floats, Layout, Zeros, act_order};
 use super::hf::Keys;
+use super::ints::{Ints, Tiling};
 use super::{Module, Reader, StoredMatrix};
 use crate::error::{Error, Result};
 use serde_json::Value;

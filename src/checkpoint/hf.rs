@@ -72,7 +72,7 @@ impl<'a> Keys<'a> {
             None => Ok(None),
             Some(size) => match size.as_i64() {
                 Some(-1) => Ok(None),
-                Some(n) if n > 0 => Ok(Some(n as usize)),
+                Some(n) if n > 0 => Ok(Some(usize::try_from(n).unwrap_or(usize::MAX))),
                 _ => Err(self.invalid(key, size)),
             },
         }

@@ -39,6 +39,7 @@ pub mod gguf_split;
 pub mod gptq;
 pub mod hf;
 pub mod hqq;
+mod ints;
 pub mod lora;
 pub mod mlc;
 pub mod plain;

@@ -6,7 +6,8 @@
 //! `y = a · W x + bias`; x is what the norm before gives, in units of the activations' step: it is rounded only where native activations are asked for.
 //! Layers with int8 outputs (`W8A8B8O8Linear`, told by `M.b`) hand their scales on to attention: they are refused.
 
-use super::affine::{Affine, Floats, Ints, Layout, Zeros};
+use super::affine::{Affine, Floats, Layout, Zeros};
+use super::ints::Ints;
 use super::{Dtype, Module, Reader, StoredMatrix};
 use crate::error::{Error, Result};
 use crate::quant::activations::{ActivationScale, Activations};

@@ -212,6 +212,23 @@ fn compressed(format: &str, bits: usize, group: Option<usize>, symmetric: bool, 
     })
 }
 
+/// The strategy `tensor`: one scale for a matrix.
+fn one_scale() -> Crafted {
+    let settings = r#""quant_method":"compressed-tensors","format":"int-quantized","config_groups":{"group_0":{
+        "targets":["Linear"],"weights":{"num_bits":8,"type":"int","symmetric":true,"strategy":"tensor"}}}"#;
+    let make = |rng: &mut StdRng, name: &str, shape: [usize; 2]| {
+        let mut layer = Layer::new(rng, name, shape, 8, shape[1]).symmetric(128);
+        layer.scales.fill(0.375);
+        layer
+    };
+    model(settings, 20, make, |file, l| {
+        let bytes = l.codes.iter().map(|&q| q as u8 ^ 128).collect();
+        file.add(&l.tensor("weight"), "I8", &[l.rows, l.cols], bytes);
+        file.halves(&l.tensor("weight_scale"), &[1], &[0.375]);
+        file.halves(&l.tensor("input_scale"), &[1], &[0.5]);
+    })
+}
+
 /// Packs lines of `width` items in planes: 32 items in `bits` words.
 fn planes(items: &[u32], width: usize, bits: usize) -> Vec<u32> {
     let widths: &[usize] = match bits {
@@ -447,6 +464,10 @@ fn compressed_tensors_of_every_width() {
     for (group, symmetric) in [(None, true), (None, false), (Some(64), false)] {
         compressed("int-quantized", 8, group, symmetric, false).verify();
     }
+    one_scale().verify();
+    let odd = compressed("pack-quantized", 4, Some(12), true, false);
+    let error = odd.open(odd.bytes.clone()).and_then(|c| load_all(&c, BUDGETS[0])).err().unwrap();
+    assert!(error.to_string().contains("group size: expected a multiple of 8"), "{error}");
 }
 
 /// Which group a module belongs to: a name or pattern comes before a class; what nothing names is an error.
@@ -475,6 +496,7 @@ fn compressed_tensors_targets() {
             "sparsity sparse-24-bitmask",
         ),
         (r#""num_bits":4"#, r#""num_bits":9"#, "num_bits 9"),
+        (r#""group_size":32"#, r#""group_size":0"#, "invalid group_size 0"),
     ] {
         let error = open(from, to).err().unwrap().to_string();
         assert!(error.contains(says), "{error}");
