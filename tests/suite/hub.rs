@@ -340,6 +340,18 @@ fn shards_and_single_files() {
 }
 
 #[test]
+fn a_split_model_is_one_choice() {
+    let names = ["q8-00001-of-00002.gguf", "q8-00002-of-00002.gguf", "README.md"].map(String::from);
+    let chosen = |text: &str, names: &[String]| halfbyte::hub::choose(&source(text), names, None);
+    let found = chosen("hf:tiny/split", &names).expect("a choice");
+    assert_eq!((&found.files[..], found.open.as_ref()), (&names[..2], Some(&names[0])));
+    let found = chosen("hf:tiny/split/q8-00002-of-00002.gguf", &names).expect("a choice");
+    assert_eq!((&found.files[..], found.open.as_ref()), (&names[..2], Some(&names[1])));
+    let message = chosen("hf:tiny/split", &names[1..]).expect_err("a part is missing").to_string();
+    assert!(message.contains("has no file q8-00001-of-00002.gguf"), "{message}");
+}
+
+#[test]
 fn revisions() {
     let (server, cache) = (Server::start(), Cache::new("revision"));
     let hub = server.hub(&cache.0);
