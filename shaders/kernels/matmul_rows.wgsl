@@ -4,6 +4,8 @@
 // x: [tokens, cols], y: [tokens, rows of the whole layer].
 // requires: codec, x source, lib/product.wgsl, lib/product_io.wgsl, lib/step.wgsl
 
+const TABLE_ROOM: u32 = 16384u; // bytes of workgroup memory that the codec may take
+
 fn dot8(w: Weights8, a: vec4<f32>, b: vec4<f32>) -> f32 {
     return dot(w.a, a) + dot(w.b, b);
 }
