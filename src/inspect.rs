@@ -283,10 +283,11 @@ pub async fn inspect(
 }
 
 fn transform(input: &crate::checkpoint::InputTransform) -> &'static str {
-    use crate::checkpoint::InputTransform::{Hadamard, None, Permute};
+    use crate::checkpoint::InputTransform::{Hadamard, None, Permute, Scale};
     match input {
         None => "none",
         Permute(_) => "permuted",
+        Scale(_) => "scaled",
         Hadamard(_) => "hadamard",
     }
 }

@@ -39,6 +39,7 @@ struct Group {
 enum Input {
     Direct,
     Permuted(Tensor),
+    Scaled(Tensor),
     Hadamard(HadamardSide),
 }
 
@@ -57,7 +58,7 @@ struct LowRank {
 /// Buffers that linear layers borrow while they run; one set serves all layers of a recording.
 #[derive(Debug, Clone)]
 pub struct Scratch {
-    /// Two of the largest width that a Hadamard transform needs.
+    /// Two of the largest width that a transform needs.
     pub wide: [Tensor; 2],
     /// `A·x` of low-rank terms.
     pub low: Tensor,
@@ -193,9 +194,10 @@ impl Linear {
     /// What [`Linear::forward`] needs of scratch.
     pub fn scratch(&self) -> ScratchSize {
         let of = |group: &Group| {
-            let hadamard = matches!(group.input, Input::Hadamard(_)) || group.output.is_some();
+            let between =
+                matches!(group.input, Input::Scaled(_) | Input::Hadamard(_)) || group.output.is_some();
             let low = group.adapters.iter().map(|l| l.a.shape.rows).max().unwrap_or(0);
-            let wide = if hadamard { self.cols.max(group.matrix.shape.rows) } else { 0 };
+            let wide = if between { self.cols.max(group.matrix.shape.rows) } else { 0 };
             ScratchSize { wide, low }
         };
         self.groups.iter().map(of).fold(ScratchSize::default(), ScratchSize::or)
@@ -242,6 +244,11 @@ impl Linear {
                     Op::Hadamard { rows, plan, x, before, after, scratch, out, offset, add }
                 };
             let input = match &group.input {
+                Input::Scaled(by) => {
+                    let (x, by, out) = (x.clone(), by.clone(), wide.clone());
+                    ops.push(Op::Scale { rows, x, by, out });
+                    wide
+                }
                 Input::Hadamard(side) => {
                     ops.push(hadamard(side, true, [x, mixed, wide], 0, false));
                     wide
@@ -324,6 +331,7 @@ impl Group {
             InputTransform::Permute(permutation) => {
                 Input::Permuted(device.words("permutation", permutation)?)
             }
+            InputTransform::Scale(scales) => Input::Scaled(device.vector("input scales", scales)?),
             InputTransform::Hadamard(signs) => Input::Hadamard(side(first.cols, true, signs)?),
         };
         let output = match &first.output {

@@ -80,6 +80,17 @@ pub enum Op {
         /// Add to what is there.
         add: bool,
     },
+    /// `out = by ⊙ x`.
+    Scale {
+        /// How many rows.
+        rows: Rows,
+        /// `[rows, ≥ n]`
+        x: Tensor,
+        /// `[n]`
+        by: Tensor,
+        /// `[rows, ≥ n]`
+        out: Tensor,
+    },
     /// Norms and rotates q and k, writes k and v to the cache and q back in place.
     Rope {
         /// Sizes.
@@ -241,6 +252,10 @@ impl Op {
                 }
                 Ok(())
             }
+            Op::Scale { x, by, out, .. } => {
+                check("scale input", x, by.cols)?;
+                check("scale output", out, by.cols)
+            }
             Op::Rope { heads, qkv, .. } => {
                 check("qkv", qkv, heads.offsets[2] + heads.kv_heads * heads.head_dim)
             }
@@ -257,6 +272,7 @@ impl Op {
             Op::RmsNorm { .. } => "rms_norm",
             Op::Product { .. } => "product",
             Op::Hadamard { .. } => "hadamard",
+            Op::Scale { .. } => "scale",
             Op::Rope { .. } => "rope",
             Op::Attention { .. } => "attention",
             Op::SwiGlu { .. } => "swiglu",

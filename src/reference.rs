@@ -77,6 +77,12 @@ fn run_op(op: &Op, step_tensor: &Tensor, step: &Step) -> Result<()> {
             }
             store(out, *offset, n, &values, *add);
         }
+        Op::Scale { rows: which, x, by, out } => {
+            let by = vector(by);
+            let scaled = |row: &[f32]| row.iter().zip(&by).map(|(x, s)| x * s).collect::<Vec<_>>();
+            let values: Vec<f32> = rows(x, step.rows(*which)).chunks_exact(x.cols).flat_map(scaled).collect();
+            store(out, 0, by.len(), &values, false);
+        }
         Op::Rope { heads, qkv, rotations, norms, cache } => {
             let mut values = rows(qkv, step.count());
             let rotations = rotations.cpu();

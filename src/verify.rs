@@ -374,6 +374,18 @@ async fn swiglu(bench: &mut Bench) -> Result<f64> {
     Ok(worst)
 }
 
+async fn scale(bench: &mut Bench) -> Result<f64> {
+    let width = bench.rng.random_range(65..500);
+    let (x, by, out) = (bench.random(3, width + 3)?, bench.random(1, width)?, bench.twin(3, width + 1, &[])?);
+    let build = |half: &dyn Fn(&Twin) -> Tensor, _: Side| Op::Scale {
+        rows: Rows::Tokens,
+        x: half(&x),
+        by: half(&by),
+        out: half(&out),
+    };
+    bench.compare(&step(0, 3, |_| 0), 3, &out, &build).await
+}
+
 async fn argmax(bench: &mut Bench) -> Result<f64> {
     let mut values = bench.values(300);
     values[299] = f32::NAN;
@@ -487,6 +499,7 @@ pub async fn verify_only(
         run.case("attention", name, tolerance, async |b| attention(b, f16).await).await?;
     }
     run.case("rms_norm", "", TOLERANCE_F32, async |b| rms_norm(b).await).await?;
+    run.case("scale", "", TOLERANCE_F32, async |b| scale(b).await).await?;
     run.case("swiglu", "", TOLERANCE_F32, async |b| swiglu(b).await).await?;
     run.case("argmax", "", 0.0, async |b| argmax(b).await).await?;
     Ok(run.outcomes)

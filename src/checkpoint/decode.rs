@@ -40,6 +40,10 @@ pub async fn rows(matrix: &StoredMatrix, mut each: impl FnMut(usize, &[f32]) -> 
                     order.iter().zip(&row).for_each(|(&k, &w)| out[k as usize] = w);
                     None
                 }
+                (InputTransform::Scale(scales), _) => {
+                    let exact = row.iter().zip(scales).map(|(&w, &s)| f64::from(w) * f64::from(s));
+                    Some(exact.collect())
+                }
                 (InputTransform::Hadamard(signs), Some(hadamard)) => {
                     // Ŵ Hᵀ diag(signs): every row goes through H.
                     let mut wide: Vec<f64> = row.iter().map(|&w| f64::from(w)).collect();

@@ -17,6 +17,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 pub mod bitsandbytes;
+pub mod compressed_tensors;
 pub mod decode;
 pub mod ggml;
 pub mod gguf;
@@ -81,6 +82,8 @@ pub enum InputTransform {
     None,
     /// `x'[k] = x[perm[k]]` (GPTQ act-order).
     Permute(Vec<u32>),
+    /// `x'[k] = scales[k] · x[k]` (AWQ's scaled activations, SmoothQuant).
+    Scale(Vec<f32>),
     /// `x' = Hᵀ (signs ⊙ x)`, H the orthonormal Hadamard matrix of order `cols` (QuIP#'s SU).
     Hadamard(Vec<f32>),
 }

@@ -2,13 +2,14 @@
 
 use super::tensor::{RowOrder, TensorInfo, Tensors};
 use super::{
-    BoxFuture, InputTransform, OutputTransform, PieceSource, Slice, StoredMatrix, bitsandbytes, ggml, gptq,
-    hqq, mlc, plain, quip,
+    BoxFuture, InputTransform, OutputTransform, PieceSource, Slice, StoredMatrix, bitsandbytes,
+    compressed_tensors, ggml, gptq, hqq, mlc, plain, quip,
 };
 use crate::error::{Error, Result};
 use crate::quant::Codec;
 use serde_json::Value;
 use std::sync::Arc;
+use tokenizers::utils::SysRegex;
 
 /// A format: one per file of this folder.
 pub struct Reader {
@@ -33,6 +34,7 @@ pub struct Reader {
 /// All formats; the first that claims a module reads it. Error messages, the README's table and tests walk it.
 pub static READERS: &[&Reader] = &[
     &gptq::READER,
+    &compressed_tensors::READER,
     &hqq::READER,
     &mlc::READER,
     &bitsandbytes::READER,
@@ -73,6 +75,14 @@ impl<'a> Module<'a> {
     /// `quant_method` of the configuration.
     pub fn method(&self) -> Option<&'a str> {
         self.quantization.get("quant_method")?.as_str()
+    }
+
+    /// Whether a regular expression of a configuration matches its name from the beginning, as Python's `re.match`.
+    pub(crate) fn matches(&self, pattern: &str) -> Result<bool> {
+        let invalid =
+            |e| Error::invalid(format!("invalid regular expression {pattern}: {e}")).file("config.json");
+        let regex = SysRegex::new(&format!("^(?:{pattern})")).map_err(invalid)?;
+        Ok(regex.find_iter(self.name).next().is_some())
     }
 
     /// The reader that claims it, or an error that says what was seen.

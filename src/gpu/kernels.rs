@@ -152,6 +152,11 @@ pub(crate) fn attention_module(head_dim: usize, f16: bool, capabilities: &Capabi
     with_reduction(with_cache(module("attention", "kernels/attention.wgsl"), head_dim, f16), capabilities)
 }
 
+/// x ⊙ a vector.
+pub(crate) fn scale_module() -> Module {
+    module("scale", "kernels/scale.wgsl")
+}
+
 /// SiLU(gate)·up.
 pub(crate) fn swiglu_module() -> Module {
     module("swiglu", "kernels/swiglu.wgsl")
@@ -307,6 +312,12 @@ pub(crate) fn lower<'a>(
                 });
             }
         }
+        Op::Scale { rows, x, by, out } => all.push(Lowered {
+            module: scale_module(),
+            buffers: vec![(4, x.gpu()?), (5, out.gpu()?), (7, by.gpu()?)],
+            params: vec![by.cols as u32, x.cols as u32, out.cols as u32],
+            grid: Grid::each(by.cols.div_ceil(64), *rows),
+        }),
         Op::Rope { heads, qkv, rotations, norms, cache } => {
             let [q, k, v] = heads.offsets.map(|o| o as u32);
             let (q_norm, k_norm) = match norms {
@@ -413,6 +424,7 @@ pub fn all_modules() -> Vec<Module> {
             add(format!("{suffix} normed"), rope_module(head_dim, true, f16, &capabilities));
         }
     }
+    add(String::new(), scale_module());
     add(String::new(), swiglu_module());
     add(String::new(), argmax_module());
     let signed = |slot: bool, name: &str| if slot { name.to_owned() } else { String::new() };

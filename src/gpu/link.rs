@@ -38,6 +38,7 @@ parts![
     "kernels/matvec.wgsl",
     "kernels/rms_norm.wgsl",
     "kernels/rope.wgsl",
+    "kernels/scale.wgsl",
     "kernels/swiglu.wgsl",
     "lib/cache_f16.wgsl",
     "lib/cache_f32.wgsl",

@@ -112,6 +112,7 @@ const MUTATIONS: &[Mutation] = &[
         "rope with norms",
         "f32 cache",
     ),
+    mutation("kernels/scale.wgsl", "P.x_stride + id.x", "P.y_stride + id.x", "scale", ""),
     mutation("kernels/swiglu.wgsl", "-80.0, 80.0", "-0.5, 80.0", "swiglu", ""),
     mutation("lib/cache_f16.wgsl", "pack2x16float(c.zw)", "pack2x16float(c.wz)", "rope", "f16 cache"),
     mutation(
