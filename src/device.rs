@@ -5,9 +5,10 @@ use crate::error::{Error, Result};
 use crate::gpu::recorder::{GpuRecording, ReadBack};
 use crate::gpu::{Context, Options};
 use crate::ops::{Op, STEP_HEADER, Step, Tokens};
-use crate::quant::{Codec, Packed, Piece, Shape, TILE_ROWS, pack};
+use crate::quant::{Codec, Packed, Piece, Shape, TILE_ROWS, Tiles, pack};
 use crate::reference;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Bytes of a checkpoint that are read at once.
@@ -214,7 +215,14 @@ impl Device {
         data: &dyn PieceSource,
         staged: &mut usize,
     ) -> Result<()> {
-        for extent in data.extents(READ_BUDGET) {
+        let mut extents = data.extents(READ_BUDGET);
+        if let (Device::Gpu(context), Some(tiles)) = (self, data.tiles()) {
+            let rows = extents.iter().map(|e| e.rows.end).max().unwrap_or(0);
+            let written = matrix.write_tiles(context, first_row..first_row + rows, tiles, staged).await?;
+            extents.iter_mut().for_each(|e| e.rows.start = e.rows.start.max(written));
+            extents.retain(|e| !e.rows.is_empty());
+        }
+        for extent in extents {
             let mut piece = data.read(&extent).await?;
             piece.extent.rows = piece.extent.rows.start + first_row..piece.extent.rows.end + first_row;
             *staged += matrix.write_piece(self, &piece)?;
@@ -360,6 +368,42 @@ impl Matrix {
         }
     }
 
+    /// Writes `tiles` over and over to `rows`; the rows that are done, which are all but those of a part of a tile.
+    async fn write_tiles(
+        &self,
+        context: &Context,
+        rows: Range<usize>,
+        tiles: &Tiles,
+        staged: &mut usize,
+    ) -> Result<usize> {
+        let (sections, own) = (self.codec.sections(), tiles.codec());
+        if sections != own.sections() || self.codec.fields() != own.fields() {
+            return Ok(0); // fused with others into a codec that packs otherwise
+        }
+        let done = rows.len() / TILE_ROWS * TILE_ROWS;
+        for part in self.parts() {
+            let from = rows.start.max(part.first_row);
+            let to = (rows.start + done).min(part.first_row + part.shape.rows) / TILE_ROWS * TILE_ROWS;
+            let offsets = part.shape.section_offsets(&*self.codec);
+            for (i, (section, offset)) in sections.iter().zip(offsets).enumerate() {
+                let tile_words = tiles.words(i, 0, 1).len();
+                let at_once = (READ_BUDGET / 4 / tile_words).max(1);
+                for row in (from..to).step_by(at_once * TILE_ROWS) {
+                    let count = at_once.min((to - row) / TILE_ROWS);
+                    let words = tiles.words(i, (row - rows.start) / TILE_ROWS, count);
+                    let at = offset + (row - part.first_row) / TILE_ROWS * tile_words;
+                    context.write(&part.buffers[section.binding].buffer, at, &words);
+                    *staged += words.len() * 4;
+                    if *staged > STAGED_BUDGET {
+                        context.wait().await?;
+                        *staged = 0;
+                    }
+                }
+            }
+        }
+        Ok(done)
+    }
+
     /// Packs a piece and writes it; returns the bytes written.
     fn write_piece(&self, device: &Device, piece: &Piece) -> Result<usize> {
         let (parts, context) = match (&self.storage, device) {
@@ -384,7 +428,7 @@ impl Matrix {
 }
 
 /// The part of a piece that lies in `rows`.
-fn rows_of(piece: &Piece, codec: &dyn Codec, rows: std::ops::Range<usize>) -> Option<Piece> {
+fn rows_of(piece: &Piece, codec: &dyn Codec, rows: Range<usize>) -> Option<Piece> {
     let (from, to) = (piece.extent.rows.start.max(rows.start), piece.extent.rows.end.min(rows.end));
     if from >= to {
         return None;

@@ -6,7 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
-use crate::quant::{Codec, Extent, Piece};
+use crate::quant::{Codec, Extent, Piece, Tiles};
 use reader::supported;
 use serde_json::Value;
 use source::Source;
@@ -106,6 +106,72 @@ pub trait PieceSource: Send + Sync {
 
     /// Reads one of them, or any other that obeys the rules. Items are checked: codes in range, scales finite.
     fn read<'a>(&'a self, extent: &'a Extent) -> BoxFuture<'a, Result<Piece>>;
+
+    /// The few tiles that all rows are made of, where that is so: they are packed once, not row by row.
+    fn tiles(&self) -> Option<&Tiles> {
+        None
+    }
+}
+
+/// What a model is loaded from: a [`Checkpoint`], or [random weights](crate::bench::random).
+pub trait Weights {
+    /// The file or folder.
+    fn name(&self) -> &str;
+
+    /// The hyper-parameters.
+    fn config(&self) -> &ModelConfig;
+
+    /// The format of the layers: `GGUF`, `GPTQ` …
+    fn format_name(&self) -> &str;
+
+    /// Bytes of all tensors.
+    fn disk_bytes(&self) -> u64;
+
+    /// Checks that all modules and norms are there, without reading any.
+    fn check(&self) -> Result<()>;
+
+    /// Modules `names` of `parent`, one matrix each or fused; see [`Checkpoint::matrices`].
+    fn matrices(&self, parent: &str, names: &[&str]) -> impl Future<Output = Result<Vec<StoredMatrix>>>;
+
+    /// `model.embed_tokens` or `lm_head`; none if the head is the embedding.
+    fn matrix(&self, name: &str) -> impl Future<Output = Result<Option<StoredMatrix>>>;
+
+    /// The vector `name` of `len` numbers, if there is one.
+    fn vector(&self, name: &str, len: usize) -> impl Future<Output = Result<Option<Vec<f32>>>>;
+}
+
+impl Weights for Checkpoint {
+    fn name(&self) -> &str {
+        self.name()
+    }
+
+    fn config(&self) -> &ModelConfig {
+        self.config()
+    }
+
+    fn format_name(&self) -> &str {
+        self.format_name()
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.disk_bytes()
+    }
+
+    fn check(&self) -> Result<()> {
+        self.check()
+    }
+
+    async fn matrices(&self, parent: &str, names: &[&str]) -> Result<Vec<StoredMatrix>> {
+        self.matrices(parent, names).await
+    }
+
+    async fn matrix(&self, name: &str) -> Result<Option<StoredMatrix>> {
+        self.matrix(name).await
+    }
+
+    async fn vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
+        self.vector(name, len).await
+    }
 }
 
 /// The files of a folder by name.

@@ -3,7 +3,10 @@
 use super::{Common, bar_style, device_name, open_model, print_json, progress_bar, show};
 use anyhow::Result;
 use clap::Args;
+use halfbyte::bench::random::{RandomModel, SCHEMES, codec_names};
+use halfbyte::bench::shapes::{SHAPES, ShapeSpec};
 use halfbyte::bench::{Measured, Options, Spread, bench, copy_bandwidth, weight_bytes_per_token};
+use halfbyte::checkpoint::Weights;
 use halfbyte::gpu::context::adapters;
 use halfbyte::model::{LoadOptions, Precision};
 use halfbyte::{Device, Model};
@@ -17,10 +20,19 @@ const SCHEMA_VERSION: u32 = 1;
 
 /// Measure prefill and decode speed, against the copy bandwidth of the same adapter
 #[derive(Args)]
-#[command(after_help = "Example: halfbyte bench model.gguf --runs 10 --json")]
+#[command(after_help = "\
+Examples:
+  halfbyte bench model.gguf --runs 10 --json
+  halfbyte bench --shape llama-3.2-1b --codec q4_0,nf4,e8p12")]
 pub struct Bench {
     /// Models, as for `run` [default: the embedded storyteller]
     models: Vec<String>,
+    /// Random weights of these models' sizes, without a download; `list` lists them
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    shape: Vec<String>,
+    /// Codecs of the random weights; `list` lists them
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "q4_0", requires = "shape")]
+    codec: Vec<String>,
     /// Tokens of the prompt
     #[arg(long, value_name = "N", default_value_t = Options::default().prompt)]
     prompt: usize,
@@ -42,7 +54,7 @@ pub struct Bench {
 struct ModelResult {
     model: String,
     architecture: String,
-    format: &'static str,
+    format: String,
     load_ms: f64,
     #[serde(flatten)]
     measured: Measured,
@@ -60,6 +72,12 @@ struct AdapterResult {
 impl Bench {
     /// Runs it.
     pub async fn run(self) -> Result<ExitCode> {
+        if self.shape.iter().chain(&self.codec).any(|name| name == "list") {
+            return list();
+        }
+        for (shape, codec) in self.random() {
+            RandomModel::new(ShapeSpec::named(shape)?, codec)?; // before anything is measured
+        }
         let mut results = Vec::new();
         if self.all_adapters {
             for report in adapters(&self.common.options()).await {
@@ -94,27 +112,42 @@ impl Bench {
         }
         let mut models = Vec::new();
         let names = self.models.iter().map(|m| Some(m.as_str()));
-        let names = if self.models.is_empty() { vec![None] } else { names.collect() };
-        for name in names {
-            let result = self.model(device, name, copy).await?;
-            if !self.common.json {
-                print(&result);
-            }
-            models.push(result);
+        let alone = self.models.is_empty() && self.shape.is_empty();
+        for name in names.chain(alone.then_some(None)) {
+            let start = Instant::now();
+            let checkpoint = open_model(name).await?;
+            let name = name.unwrap_or(Weights::name(&checkpoint)).to_string();
+            models.push(self.model(device, name, &checkpoint, start, copy).await?);
+        }
+        for (shape, codec) in self.random() {
+            let start = Instant::now();
+            let weights = RandomModel::new(ShapeSpec::named(shape)?, codec)?;
+            let name = format!("{} {codec}", weights.name());
+            models.push(self.model(device, name, &weights, start, copy).await?);
         }
         Ok(AdapterResult { adapter, copy_bytes_per_s: copy, models })
     }
 
-    async fn model(&self, device: &Device, name: Option<&str>, copy: Option<f64>) -> Result<ModelResult> {
-        let start = Instant::now();
-        let checkpoint = open_model(name).await?;
+    /// Every shape with every codec.
+    fn random(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.shape.iter().flat_map(|shape| self.codec.iter().map(move |codec| (shape, codec)))
+    }
+
+    async fn model(
+        &self,
+        device: &Device,
+        name: String,
+        checkpoint: &impl Weights,
+        start: Instant,
+        copy: Option<f64>,
+    ) -> Result<ModelResult> {
         let context = self.common.context.unwrap_or(self.prompt + self.generate);
         let options = LoadOptions { context: Some(context), ..self.common.load_options(Precision::Auto) };
         let bar = progress_bar("loading", self.common.json);
-        let model = Model::load(device, &checkpoint, &options, show(&bar)).await?;
+        let model = Model::load(device, checkpoint, &options, show(&bar)).await?;
         bar.finish_and_clear();
         let load_ms = start.elapsed().as_secs_f64() * 1e3;
-        let weights = weight_bytes_per_token(&checkpoint, &model).await?;
+        let weights = weight_bytes_per_token(checkpoint, &model).await?;
         let options = Options { prompt: self.prompt, generate: self.generate, runs: self.runs };
         let bar = progress_bar("measuring", self.common.json).with_style(bar_style("{pos}/{len} tokens"));
         let measured = bench(&model, weights, copy, options, |done, total| {
@@ -123,14 +156,25 @@ impl Bench {
         });
         let measured = measured.await?;
         bar.finish_and_clear();
-        Ok(ModelResult {
-            model: name.unwrap_or(checkpoint.name()).to_string(),
-            architecture: checkpoint.config().architecture.clone(),
-            format: checkpoint.format_name(),
-            load_ms,
-            measured,
-        })
+        let (architecture, format) =
+            (checkpoint.config().architecture.clone(), checkpoint.format_name().into());
+        let result = ModelResult { model: name, architecture, format, load_ms, measured };
+        if !self.common.json {
+            print(&result);
+        }
+        Ok(result)
     }
+}
+
+/// What `--shape` and `--codec` may name.
+fn list() -> Result<ExitCode> {
+    println!("shapes: {}\n\ncodecs:", SHAPES.iter().map(|s| s.name).collect::<Vec<_>>().join(", "));
+    for scheme in SCHEMES {
+        println!("  {:<12} {}", scheme.name, scheme.about);
+    }
+    let more = codec_names().into_iter().filter(|name| SCHEMES.iter().all(|s| s.name != *name));
+    println!("\nand, with embedding and head in f16: {}", more.collect::<Vec<_>>().join(", "));
+    Ok(ExitCode::SUCCESS)
 }
 
 /// `123.4 (120.0-125.1)`

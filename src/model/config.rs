@@ -163,6 +163,18 @@ impl ModelConfig {
         matches!(self.rope.scaling, RopeScaling::Dynamic { original, .. } if length > original)
     }
 
+    /// Weights of one layer's matrices.
+    pub fn layer_weights(&self) -> u64 {
+        let rows = (2 * self.q_rows() + 2 * self.kv_rows() + 3 * self.ffn) as u64;
+        rows * self.hidden as u64
+    }
+
+    /// Weights of all matrices, the embedding once if it is the head; norms are not counted.
+    pub fn parameters(&self) -> u64 {
+        let ends = if self.tied { 1 } else { 2 } * (self.vocab * self.hidden) as u64;
+        self.layers as u64 * self.layer_weights() + ends
+    }
+
     /// Rows of q: all query heads.
     pub fn q_rows(&self) -> usize {
         self.heads * self.head_dim

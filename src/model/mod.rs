@@ -7,7 +7,7 @@ pub mod rope;
 pub use config::{ModelConfig, Rope, RopeScaling};
 
 use crate::checkpoint::lora::Adapter;
-use crate::checkpoint::{Checkpoint, StoredMatrix};
+use crate::checkpoint::{StoredMatrix, Weights};
 use crate::device::{Device, Recording, Tensor};
 use crate::error::{Error, Result};
 use crate::linear::{Linear, ScratchSize};
@@ -166,9 +166,9 @@ pub struct Model {
 }
 
 /// Loads one stored thing after the other and counts bytes.
-struct Loader<'a> {
+struct Loader<'a, W> {
     device: &'a Device,
-    checkpoint: &'a Checkpoint,
+    checkpoint: &'a W,
     adapters: &'a [Adapter],
     staged: usize,
     disk: u64,
@@ -176,7 +176,7 @@ struct Loader<'a> {
     progress: &'a mut dyn FnMut(Progress),
 }
 
-impl Loader<'_> {
+impl<W: Weights> Loader<'_, W> {
     fn count(&mut self, bytes: u64) {
         self.disk += bytes;
         let (done, total) = (self.disk.min(self.total), self.total);
@@ -265,7 +265,7 @@ impl Model {
     /// Streams the weights of `checkpoint` to `device` and prepares the recordings.
     pub async fn load(
         device: &Device,
-        checkpoint: &Checkpoint,
+        checkpoint: &impl Weights,
         options: &LoadOptions,
         mut progress: impl FnMut(Progress),
     ) -> Result<Self> {

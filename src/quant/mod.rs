@@ -23,7 +23,7 @@ mod packed;
 pub mod plain;
 #[cfg(test)]
 mod testing;
-pub use packed::{Packed, Run, pack};
+pub use packed::{Packed, Run, Tiles, pack};
 
 /// Rows that lie side by side in the packed form.
 pub const TILE_ROWS: usize = 32;

@@ -98,6 +98,28 @@ pub fn pack(codec: &dyn Codec, shape: Shape, piece: &Piece, first_row: usize) ->
     runs
 }
 
+/// A few packed tiles of [`TILE_ROWS`] rows that a matrix consists of, one after the other and again from the first.
+#[derive(Debug, Clone)]
+pub struct Tiles {
+    /// At least one, of one codec and of equal shape.
+    pub tiles: Arc<Vec<Packed>>,
+    /// Which of them the matrix begins with.
+    pub first: usize,
+}
+
+impl Tiles {
+    /// How the tiles are packed.
+    pub fn codec(&self) -> &dyn Codec {
+        &*self.tiles[0].codec
+    }
+
+    /// The words of `section` for tiles `first..first + count` of the matrix.
+    pub fn words(&self, section: usize, first: usize, count: usize) -> Vec<u32> {
+        let tiles = (first..first + count).map(|i| &self.tiles[(self.first + i) % self.tiles.len()]);
+        tiles.flat_map(|tile| tile.section_words(section).iter().copied()).collect()
+    }
+}
+
 impl Packed {
     /// All zeros, tables filled in.
     pub fn new(codec: Arc<dyn Codec>, shape: Shape) -> Self {
@@ -136,6 +158,13 @@ impl Packed {
     /// The words of each binding, as the GPU sees them.
     pub fn bindings(&self) -> &[Vec<u32>] {
         &self.bindings
+    }
+
+    /// The words of a section of whole tiles, without padding.
+    fn section_words(&self, section: usize) -> &[u32] {
+        let (section, offset, cells) = &self.sections[section];
+        let words = self.shape.rows * cells * section.cell * section.bits as usize / 32;
+        &self.bindings[section.binding][*offset..offset + words]
     }
 
     /// Bits `section.shift ..` of item `i` of `row`, not shifted back.

@@ -3,7 +3,10 @@
 //! Decoding reads every weight once a token, so its speed limit is the memory's: weight bytes a second are set
 //! against the bandwidth of a plain copy on the same adapter.
 
-use crate::checkpoint::Checkpoint;
+pub mod random;
+pub mod shapes;
+
+use crate::checkpoint::Weights;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::gpu::Context;
@@ -86,7 +89,7 @@ pub struct Measured {
 }
 
 /// Packed weight bytes that one decode step reads: all but an embedding that is not the head as well.
-pub async fn weight_bytes_per_token(checkpoint: &Checkpoint, model: &Model) -> Result<u64> {
+pub async fn weight_bytes_per_token(checkpoint: &impl Weights, model: &Model) -> Result<u64> {
     let all = model.memory.weights_bytes_gpu;
     if checkpoint.config().tied {
         return Ok(all);

@@ -1,0 +1,407 @@
+//! Random weights of a real model's shape: for the speed of a codec on an adapter the values do not matter.
+//!
+//! A matrix consists of [`TILES`] random tiles of rows, again and again: they are drawn and packed once for all
+//! matrices of one width, so that making a model of 70 billion weights takes as long as writing it to the GPU. Codes are
+//! uniform; scales are such that a product of numbers of size 1 gives numbers of about size 1, as training does it.
+
+use super::shapes::ShapeSpec;
+use crate::checkpoint::tensor::Grid;
+use crate::checkpoint::{
+    BoxFuture, InputTransform, OutputTransform, PieceSource, Slice, StoredMatrix, Weights, module_shape,
+};
+use crate::error::{Error, Result};
+use crate::model::{ModelConfig, architecture};
+use crate::quant::e8p::E8p12;
+use crate::quant::int::{Int, Offset};
+use crate::quant::lookup::{Absmax, Lookup, NF4, Nested};
+use crate::quant::plain::Plain;
+use crate::quant::{
+    CODECS, Codec, Extent, Field, Kind, Packed, Piece, Shape, TILE_ROWS, Tiles, WHOLE_ROW, hadamard,
+};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+/// Random tiles of a matrix before they repeat.
+const TILES: usize = 8;
+
+/// A short name for how people code whole models.
+pub struct Scheme {
+    /// What `--codec` names.
+    pub name: &'static str,
+    /// One line for help texts.
+    pub about: &'static str,
+    /// The codec of a matrix of `[rows, cols]`.
+    codec: fn(Shape) -> Result<Arc<dyn Codec>>,
+    extent: Reach,
+}
+
+/// What of a model a scheme codes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// The layers; embedding and head are f16, as in a Hugging Face folder.
+    Layers,
+    /// Embedding and head too, as in a GGUF file.
+    Everything,
+    /// The layers, with Hadamard transforms on both sides and modules fused as QuIP# does it.
+    Incoherent,
+}
+
+/// Short names for what people run. Every other codec goes by the name that `inspect` prints, with `-` for spaces.
+#[rustfmt::skip]
+pub static SCHEMES: &[Scheme] = &[
+    Scheme { name: "q4_0", about: "GGUF Q4_0: int4, blocks of 32", extent: Reach::Everything,
+        codec: |_| Ok(Int::new(4, 32, Kind::F16, Offset::Symmetric(8))?) },
+    Scheme { name: "q4_1", about: "GGUF Q4_1: int4 with minima, blocks of 32", extent: Reach::Everything,
+        codec: |_| Ok(Int::new(4, 32, Kind::F16, Offset::Min)?) },
+    Scheme { name: "q8_0", about: "GGUF Q8_0: int8, blocks of 32", extent: Reach::Everything,
+        codec: |_| Ok(Int::new(8, 32, Kind::F16, Offset::Symmetric(128))?) },
+    Scheme { name: "int4-g128", about: "GPTQ, AWQ: int4 with zero points, groups of 128", extent: Reach::Layers,
+        codec: |_| Ok(Int::new(4, 128, Kind::F16, Offset::Zero)?) },
+    Scheme { name: "int8", about: "int8, one scale a row", extent: Reach::Layers,
+        codec: |_| Ok(Int::new(8, WHOLE_ROW, Kind::F32, Offset::Symmetric(128))?) },
+    Scheme { name: "nf4", about: "bitsandbytes NF4, blocks of 64", extent: Reach::Layers,
+        codec: |_| Ok(Lookup::new("nf4", NF4, 64, Absmax::Float(Kind::F32))?) },
+    Scheme { name: "nf4-dq", about: "NF4 with double quantization (QLoRA)", extent: Reach::Layers,
+        codec: double_nf4 },
+    Scheme { name: "e8p12", about: "QuIP#: 2 bits, Hadamard transforms on both sides", extent: Reach::Incoherent,
+        codec: |_| Ok(E8p12::new()) },
+    Scheme { name: "e8p12-plain", about: "the same without the transforms", extent: Reach::Layers,
+        codec: |_| Ok(E8p12::new()) },
+    Scheme { name: "f32", about: "unquantized f32", extent: Reach::Everything, codec: |_| Ok(Plain::new(Kind::F32)) },
+    Scheme { name: "f16", about: "unquantized f16", extent: Reach::Everything, codec: |_| Ok(Plain::new(Kind::F16)) },
+    Scheme { name: "bf16", about: "unquantized bf16", extent: Reach::Everything, codec: |_| Ok(Plain::new(Kind::Bf16)) },
+];
+
+/// NF4 whose scales are bytes, in blocks of 256 over the flattened matrix.
+fn double_nf4(shape: Shape) -> Result<Arc<dyn Codec>> {
+    let map = (0..256).map(|i| (i as f32 - 127.0) / 128.0).collect();
+    let scale = 1.8 / (shape.cols as f32).sqrt(); // NF4's levels have a root mean square of 0.55
+    let blocks = shape.rows * shape.cols.div_ceil(64);
+    let absmax = (0..blocks.div_ceil(256)).map(|i| scale * (0.2 + (i % 7) as f32 / 64.0)).collect();
+    let nested = Nested { map, absmax, offset: scale, block: 256 };
+    Ok(Lookup::new("nf4", NF4, 64, Absmax::Nested(vec![(shape.rows, nested)]))?)
+}
+
+/// Members of the codec families that can be had for any matrix: tables that belong to one matrix cannot.
+fn samples() -> impl Iterator<Item = Arc<dyn Codec>> {
+    CODECS.iter().flat_map(|family| (family.samples)()).filter(|codec| !codec.name().contains("double"))
+}
+
+fn spelled(codec: &Arc<dyn Codec>) -> String {
+    codec.name().replace(' ', "-")
+}
+
+/// All that `--codec` may name: [`SCHEMES`], then members of the codec families.
+pub fn codec_names() -> Vec<String> {
+    let mut names: Vec<String> = SCHEMES.iter().map(|s| s.name.into()).collect();
+    for name in samples().map(|codec| spelled(&codec)) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+type Make = Box<dyn Fn(Shape) -> Result<Arc<dyn Codec>> + Send + Sync>;
+
+/// Random tiles of one codec and width.
+struct Pool {
+    items: Vec<Vec<u32>>, // of each field, row-major
+    tiles: Arc<Vec<Packed>>,
+    gain: f32, // what brings products to size 1 and is in no scale
+}
+
+/// A model of random weights.
+pub struct RandomModel {
+    name: String,
+    codec_name: String,
+    config: ModelConfig,
+    make: Make,
+    reach: Reach,
+    pools: Mutex<BTreeMap<(String, usize), Arc<Pool>>>,
+}
+
+impl RandomModel {
+    /// Of a shape in [`super::shapes::SHAPES`], coded as `codec` names; see [`codec_names`].
+    pub fn new(shape: &ShapeSpec, codec: &str) -> Result<Self> {
+        let wanted = codec.to_lowercase().replace(' ', "-");
+        let (make, reach): (Make, _) = if let Some(s) = SCHEMES.iter().find(|s| s.name == wanted) {
+            (Box::new(s.codec), s.extent)
+        } else if let Some(sample) = samples().find(|codec| spelled(codec) == wanted) {
+            (Box::new(move |_| Ok(sample.clone())), Reach::Layers)
+        } else {
+            let known = codec_names().join(", ");
+            return Err(Error::invalid("unknown codec").expected(known).found(codec));
+        };
+        let (name, config) = (shape.name.to_string(), shape.config());
+        Ok(Self { name, codec_name: wanted, config, make, reach, pools: Mutex::default() })
+    }
+
+    fn pool(&self, codec: &Arc<dyn Codec>, cols: usize) -> Arc<Pool> {
+        let mut pools = self.pools.lock().unwrap_or_else(|p| p.into_inner());
+        pools.entry((codec.name(), cols)).or_insert_with(|| Arc::new(Pool::new(codec, cols))).clone()
+    }
+
+    fn module(&self, name: &str, parts: &[&str]) -> Result<StoredMatrix> {
+        let (mut rows, mut cols, mut slices) = (0, 0, Vec::new());
+        for part in parts {
+            let unknown = || Error::invalid(format!("the model has no module {part}"));
+            let (high, wide) = module_shape(&self.config, part).ok_or_else(unknown)?;
+            slices.push(Slice { name: part.to_string(), rows: rows..rows + high });
+            (rows, cols) = (rows + high, wide);
+        }
+        let shape = Shape { rows, cols };
+        let in_layer = name.starts_with("model.layers.");
+        let codec = if in_layer || self.reach == Reach::Everything {
+            (self.make)(shape)?
+        } else {
+            Plain::new(Kind::F16)
+        };
+        let pool = self.pool(&codec, cols);
+        let mut rng =
+            StdRng::seed_from_u64(name.bytes().fold(7, |hash, b| hash * 31 % 1_000_003 + u64::from(b)));
+        let (mut input, mut output) = (InputTransform::None, OutputTransform::None);
+        if in_layer && self.reach == Reach::Incoherent {
+            for size in [rows, cols] {
+                hadamard::factor(size).map_err(|e| e.tensor(name))?;
+            }
+            let mut signs = |count, size: f32| {
+                (0..count).map(|_| if rng.random() { size } else { -size }).collect::<Vec<f32>>()
+            };
+            input = InputTransform::Hadamard(signs(cols, 1.0));
+            output = OutputTransform::Hadamard(signs(rows, pool.gain));
+        }
+        let first = rng.random_range(0..TILES);
+        let tiles = Tiles { tiles: pool.tiles.clone(), first };
+        let disk_bytes = shape.packed_bytes(&*codec);
+        let data = Arc::new(Repeated { codec: codec.clone(), shape, pool, tiles });
+        let name = name.to_string();
+        Ok(StoredMatrix {
+            name,
+            rows,
+            cols,
+            codec,
+            input,
+            output,
+            slices,
+            bias: None,
+            data,
+            disk_bytes,
+            format: "random",
+        })
+    }
+
+    /// The modules of a layer as they are stored: each by itself, or (QuIP#) fused.
+    fn stored<'a>(&self, names: &[&'a str]) -> Vec<(&'a str, Vec<&'a str>)> {
+        match (self.reach, names) {
+            (Reach::Incoherent, ["q_proj", ..]) => vec![("qkv_proj", names.to_vec())],
+            (Reach::Incoherent, ["gate_proj", "up_proj"]) => vec![("upgate_proj", names.to_vec())],
+            _ => names.iter().map(|&name| (name, vec![name])).collect(),
+        }
+    }
+}
+
+impl Weights for RandomModel {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    fn format_name(&self) -> &str {
+        &self.codec_name
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        let layer = [
+            ("self_attn", "q_proj"),
+            ("self_attn", "k_proj"),
+            ("self_attn", "v_proj"),
+            ("self_attn", "o_proj"),
+            ("mlp", "gate_proj"),
+            ("mlp", "up_proj"),
+            ("mlp", "down_proj"),
+        ];
+        let bytes = |name: &str, part| self.module(name, &[part]).map_or(0, |m| m.disk_bytes);
+        let layer: u64 = layer.map(|(_, part)| bytes("model.layers.0", part)).iter().sum();
+        let head = if self.config.tied { 0 } else { bytes("lm_head", "lm_head") };
+        layer * self.config.layers as u64 + bytes("model.embed_tokens", "embed_tokens") + head
+    }
+
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn matrices(&self, parent: &str, names: &[&str]) -> Result<Vec<StoredMatrix>> {
+        let stored = self.stored(names);
+        stored.iter().map(|(name, parts)| self.module(&format!("{parent}.{name}"), parts)).collect()
+    }
+
+    async fn matrix(&self, name: &str) -> Result<Option<StoredMatrix>> {
+        let last = name.rsplit('.').next().unwrap_or(name);
+        if last == "lm_head" && self.config.tied { Ok(None) } else { self.module(name, &[last]).map(Some) }
+    }
+
+    async fn vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
+        let of_heads = name.contains("q_norm") || name.contains("k_norm");
+        let has = !of_heads || architecture(&self.config).is_some_and(|a| a.qk_norms);
+        Ok(has.then(|| vec![1.0; len]))
+    }
+}
+
+impl Pool {
+    fn new(codec: &Arc<dyn Codec>, cols: usize) -> Self {
+        let mut rng = StdRng::seed_from_u64(cols as u64);
+        let fields = codec.fields();
+        let draw = |field: &Field| {
+            let count = TILES * TILE_ROWS * field.items(cols);
+            (0..count).map(|_| random_item(&mut rng, field.kind)).collect()
+        };
+        let mut items: Vec<Vec<u32>> = fields.iter().map(draw).collect();
+        let rms = root_mean_square(&Self::tile(codec, cols, &items, 0));
+        let factor = 1.0 / (rms * (cols as f32).sqrt());
+        let mut gain = factor;
+        for (field, items) in fields.iter().zip(&mut items) {
+            if !matches!(field.kind, Kind::Code(_)) {
+                items.iter_mut().for_each(|item| *item = scaled(field.kind, *item, factor));
+                gain = 1.0;
+            }
+        }
+        let tiles = (0..TILES).map(|tile| Self::tile(codec, cols, &items, tile)).collect();
+        Self { items, tiles: Arc::new(tiles), gain }
+    }
+
+    /// Tile `tile`, packed.
+    fn tile(codec: &Arc<dyn Codec>, cols: usize, items: &[Vec<u32>], tile: usize) -> Packed {
+        let mut packed = Packed::new(codec.clone(), Shape { rows: TILE_ROWS, cols });
+        let cut = |items: &Vec<u32>| {
+            let count = items.len() / TILES;
+            items[tile * count..][..count].to_vec()
+        };
+        let items = items.iter().map(cut).collect();
+        packed.write_piece(&Piece { extent: Extent { rows: 0..TILE_ROWS, cols: 0..cols }, items });
+        packed
+    }
+}
+
+/// A code, or a number of size ½ to 1.
+fn random_item(rng: &mut StdRng, kind: Kind) -> u32 {
+    let Kind::Code(bits) = kind else {
+        let value = rng.random_range(0.5..1.0f32);
+        return item(kind, if rng.random() { value } else { -value });
+    };
+    rng.random::<u32>() >> (32 - bits)
+}
+
+fn item(kind: Kind, value: f32) -> u32 {
+    match kind {
+        Kind::F16 => half::f16::from_f32(value).to_bits().into(),
+        Kind::Bf16 => half::bf16::from_f32(value).to_bits().into(),
+        Kind::F32 | Kind::Code(_) => value.to_bits(),
+    }
+}
+
+fn scaled(kind: Kind, old: u32, factor: f32) -> u32 {
+    item(kind, kind.value(old) as f32 * factor)
+}
+
+fn root_mean_square(packed: &Packed) -> f32 {
+    let mut row = vec![0.0; packed.shape.cols];
+    let mut squares = 0.0;
+    for i in 0..packed.shape.rows {
+        packed.decode_row(i, &mut row);
+        squares += row.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>();
+    }
+    (squares / (packed.shape.rows * packed.shape.cols) as f64).sqrt() as f32
+}
+
+/// A matrix of tiles out of a pool.
+struct Repeated {
+    codec: Arc<dyn Codec>,
+    shape: Shape,
+    pool: Arc<Pool>,
+    tiles: Tiles,
+}
+
+impl PieceSource for Repeated {
+    fn extents(&self, budget: usize) -> Vec<Extent> {
+        Grid::new(self.shape.rows, self.shape.cols, &*self.codec).cut(budget)
+    }
+
+    fn read<'a>(&'a self, extent: &'a Extent) -> BoxFuture<'a, Result<Piece>> {
+        let cut = |(field, items): (Field, &Vec<u32>)| {
+            let (a_row, first) = (field.items(self.shape.cols), extent.cols.start / field.run);
+            let count = field.items(extent.cols.len());
+            let row = |row: usize| {
+                let tile = (row / TILE_ROWS + self.tiles.first) % TILES;
+                &items[(tile * TILE_ROWS + row % TILE_ROWS) * a_row + first..][..count]
+            };
+            extent.rows.clone().flat_map(row).copied().collect()
+        };
+        let items = self.codec.fields().into_iter().zip(&self.pool.items).map(cut).collect();
+        Box::pin(std::future::ready(Ok(Piece { extent: extent.clone(), items })))
+    }
+
+    fn tiles(&self) -> Option<&Tiles> {
+        Some(&self.tiles)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is copied tile by tile is what packing the pieces gives, for every codec there is.
+    #[test]
+    fn tiles_are_the_packed_rows() {
+        let shape =
+            ShapeSpec { hidden: 320, heads: (3, 1), vocab: 341, ..*ShapeSpec::named("tale").unwrap() };
+        for name in codec_names() {
+            let model = RandomModel::new(&shape, &name).unwrap();
+            for matrix in [
+                pollster::block_on(model.matrix("model.embed_tokens")).unwrap().unwrap(),
+                pollster::block_on(model.matrices("model.layers.1.mlp", &["down_proj"])).unwrap().remove(0),
+            ] {
+                let shape = Shape { rows: matrix.rows, cols: matrix.cols };
+                let mut packed = Packed::new(matrix.codec.clone(), shape);
+                for extent in matrix.data.extents(10_000) {
+                    packed.write_piece(&pollster::block_on(matrix.data.read(&extent)).unwrap());
+                }
+                let tiles = matrix.data.tiles().unwrap();
+                let count = matrix.rows / TILE_ROWS;
+                let offsets = shape.section_offsets(&*matrix.codec);
+                for (i, (section, offset)) in matrix.codec.sections().iter().zip(offsets).enumerate() {
+                    let words = tiles.words(i, 0, count);
+                    assert_eq!(words, packed.bindings()[section.binding][offset..][..words.len()], "{name}");
+                }
+                let mut row = vec![0.0; matrix.cols];
+                packed.decode_row(matrix.rows - 1, &mut row);
+                assert!(row.iter().all(|w| w.is_finite()) && row.iter().any(|w| *w != 0.0), "{name}");
+            }
+        }
+    }
+
+    /// A product of numbers of size 1 gives numbers of about size 1.
+    #[test]
+    fn weights_are_of_a_trained_size() {
+        let shape = ShapeSpec::named("tale").unwrap();
+        for name in codec_names().iter().filter(|name| !name.starts_with("e8p12")) {
+            let model = RandomModel::new(shape, name).unwrap();
+            let matrix = model.module("model.layers.0.mlp.down_proj", &["down_proj"]).unwrap();
+            let size = root_mean_square(&matrix.data.tiles().unwrap().tiles[0]) * (matrix.cols as f32).sqrt();
+            assert!((0.5..2.0).contains(&size), "{name}: {size}");
+        }
+    }
+
+    #[test]
+    fn names_are_known() {
+        let tale = ShapeSpec::named("tale").unwrap();
+        let error = RandomModel::new(tale, "int1").err().map(|e| e.to_string()).unwrap();
+        assert!(error.contains("nf4-dq") && error.contains("int3-g128-bf16-zeros"), "{error}");
+        assert!(RandomModel::new(tale, "INT4 g64 zeros").is_ok());
+    }
+}
