@@ -6,7 +6,7 @@
 
 const TABLE_ROOM: u32 = 16384u; // bytes of workgroup memory that the codec may take
 
-fn dot8(w: Weights8, a: vec4<f32>, b: vec4<f32>) -> f32 {
+fn products8(w: Weights8, a: vec4<f32>, b: vec4<f32>) -> f32 {
     return dot(w.a, a) + dot(w.b, b);
 }
 
@@ -33,7 +33,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
             let w3 = decode8(at, 4u * unit + 3u);
             for (var t = 0u; t < BLOCK_TOKENS; t++) {
                 let x = xs[t];
-                sums[r][t] += dot8(w0, x.a, x.b) + dot8(w1, x.c, x.d) + dot8(w2, x.e, x.f) + dot8(w3, x.g, x.h);
+                sums[r][t] += products8(w0, x.a, x.b) + products8(w1, x.c, x.d)
+                    + products8(w2, x.e, x.f) + products8(w3, x.g, x.h);
             }
         }
     }

@@ -251,6 +251,11 @@ const MUTATIONS: &[Mutation] = &[
         "rms_norm",
         "",
     ),
+    mutation("kernels/matmul_rows.wgsl", "products8(w3, x.g", "products8(w3, x.h", "matmul", "int4 g64 zeros"),
+    mutation("kernels/matmul_rows.wgsl", "row + 32u * r, sums", "row + 16u * r, sums", "matmul", "f32"),
+    mutation("lib/x_subgroup.wgsl", "Broadcast(v, 3u)", "Broadcast(v, 2u)", "matvec", "int4 g64 zeros"),
+    mutation("lib/x_subgroup.wgsl", "8u * unit", "7u * unit", "matmul", "f32"),
+    mutation("lib/x_lane.wgsl", "x4(token, j + 5u)", "x4(token, j + 4u)", "matvec", "int4 g64 zeros"),
     mutation("lib/step.wgsl", "POSITION: u32 = 0u", "POSITION: u32 = 1u", "attention", "f32 cache"),
 ];
 
@@ -263,8 +268,11 @@ impl Mutation {
             return Err("the text is no longer in the part".into());
         }
         let shader_overrides = BTreeMap::from([(file.to_string(), text.replace(from, to))]);
-        let without = if file.contains("reduce_workgroup") { vec!["subgroups".into()] } else { Vec::new() };
-        let options = Options { shader_overrides, without, ..Options::default() };
+        // Parts that a software adapter with subgroups does not choose.
+        let alone = ["lib/reduce_workgroup.wgsl", "lib/x_lane.wgsl"].contains(file);
+        let without = if alone { vec!["subgroups".into()] } else { Vec::new() };
+        let as_gpu = *file == "kernels/matmul.wgsl";
+        let options = Options { shader_overrides, without, as_gpu, ..Options::default() };
         let context = Context::open(&options).await.map_err(|e| e.to_string())?;
         let wanted = |name: &str, found: &str| name == *kernel && found == *codec;
         let outcomes = verify_only(&context, 3, wanted, |_| {}).await.map_err(|e| e.to_string())?;
