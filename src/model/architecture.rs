@@ -27,6 +27,8 @@ pub struct Architecture {
     pub norm: NormKind,
     /// q and k have a norm each head.
     pub qk_norms: bool,
+    /// Attention and feed-forward layer have a norm before their last product.
+    pub sub_norms: bool,
     /// GGUF files have the halves of a head of q and k interleaved.
     pub gguf_interleaves: bool,
     /// Which layers have the sliding window.
@@ -80,6 +82,7 @@ const LLAMA: Architecture = Architecture {
     gguf_norms: &["attn_norm", "ffn_norm"],
     norm: NormKind::Rms,
     qk_norms: false,
+    sub_norms: false,
     gguf_interleaves: true,
     windows: Windows::Never,
     interleaved_rope: false,
@@ -117,6 +120,14 @@ pub static ARCHITECTURES: &[Architecture] = &[
     },
     Architecture { name: "qwen2", class: "Qwen2ForCausalLM", gguf: Some("qwen2"), ..QWEN },
     Architecture { name: "qwen3", class: "Qwen3ForCausalLM", gguf: Some("qwen3"), qk_norms: true, ..QWEN },
+    Architecture {
+        name: "bitnet",
+        class: "BitNetForCausalLM",
+        gguf: None,
+        defaults: r#"{"hidden_act": "relu2"}"#,
+        sub_norms: true,
+        ..LLAMA
+    },
     Architecture {
         name: "phi3",
         class: "Phi3ForCausalLM",

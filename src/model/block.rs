@@ -1,6 +1,6 @@
 //! The steps that the forward passes of a layer are made of: norms, attention, feed-forward layers.
 
-use super::architecture::NormKind;
+use super::architecture::{NormKind, architecture};
 use super::config::{Alternating, Experts, ModelConfig, Rope};
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
@@ -39,11 +39,12 @@ impl Norm {
 
 /// Weights of one decoder layer.
 pub struct Layer {
-    pub(super) norms: Vec<Norm>,            // as `Architecture::norms` names them
-    pub(super) wqkv: Linear,                // [q + k + v, hidden]
-    pub(super) qk_norms: Option<[Norm; 2]>, // [head_dim]; Command-R+: [q], [k]
-    pub(super) sinks: Option<Tensor>,       // [heads], gpt-oss
-    pub(super) wo: Linear,                  // [hidden, q]
+    pub(super) norms: Vec<Norm>,             // as `Architecture::norms` names them
+    pub(super) wqkv: Linear,                 // [q + k + v, hidden]
+    pub(super) qk_norms: Option<[Norm; 2]>,  // [head_dim]; Command-R+: [q], [k]
+    pub(super) sub_norms: Option<[Norm; 2]>, // [q], [ffn], BitNet
+    pub(super) sinks: Option<Tensor>,        // [heads], gpt-oss
+    pub(super) wo: Linear,                   // [hidden, q]
     pub(super) ffn: FeedForward,
 }
 
@@ -78,12 +79,13 @@ impl Layer {
 /// Activations of a step; `rows` of each is how many tokens it may have.
 #[derive(Debug, Clone)]
 pub(super) struct Activations {
-    pub(super) x: Tensor,         // [tokens, hidden], the residual stream, f32
-    pub(super) normed: Tensor,    // [tokens, hidden]
-    pub(super) qkv: Tensor,       // [tokens, q + k + v]
-    pub(super) attended: Tensor,  // [tokens, q]
-    pub(super) gate_up: Tensor,   // [tokens, 2 · ffn]; with experts a row for each that is chosen
+    pub(super) x: Tensor,                       // [tokens, hidden], the residual stream, f32
+    pub(super) normed: Tensor,                  // [tokens, hidden]
+    pub(super) qkv: Tensor,                     // [tokens, q + k + v]
+    pub(super) attended: Tensor,                // [tokens, q]
+    pub(super) gate_up: Tensor, // [tokens, 2 · ffn]; with experts a row for each that is chosen
     pub(super) activated: Tensor, // [tokens, ffn]; so here
+    pub(super) sub_normed: Option<[Tensor; 2]>, // as attended and activated
     pub(super) experts: Option<ExpertActivations>,
     pub(super) scratch: Scratch,
 }
@@ -121,6 +123,10 @@ impl Activations {
             attended: zeros(tokens, config.q_rows())?,
             gate_up: zeros(rows, 2 * ffn)?,
             activated: zeros(rows, ffn)?,
+            sub_normed: match architecture(config).is_some_and(|a| a.sub_norms) {
+                true => Some([zeros(tokens, config.q_rows())?, zeros(rows, ffn)?]),
+                false => None,
+            },
             experts,
             scratch: scratch.allocate(device, tokens)?,
         })
@@ -230,8 +236,16 @@ impl<'a> Block<'a> {
             sinks: layer.sinks.clone(),
             out: a.attended.clone(),
         });
-        layer.wo.forward(self.ops, Rows::Tokens, &a.scratch, &a.attended, out, add);
+        let attended = self.sub_norm(0, &a.attended);
+        layer.wo.forward(self.ops, Rows::Tokens, &a.scratch, attended, out, add);
         Ok(())
+    }
+
+    /// What the last product of attention (0) and feed-forward layer (1) works on: BitNet norms it once more.
+    fn sub_norm(&mut self, which: usize, x: &'a Tensor) -> &'a Tensor {
+        let (Some(norms), Some(normed)) = (&self.layer.sub_norms, &self.a.sub_normed) else { return x };
+        norms[which].forward(self.ops, Rows::Tokens, x, &normed[which], false);
+        &normed[which]
     }
 
     /// `out (+)= ffn(x)`: down(activation(gate(x)) ⊙ up(x)), of all of the layer or of a few of its experts.
@@ -243,7 +257,8 @@ impl<'a> Block<'a> {
                 let up = first(gate_up, "up_proj")?;
                 let gate = first(gate_up, "gate_proj").ok();
                 self.glu(Rows::Tokens, config.activation, gate.unwrap_or(up), gate.map(|_| up));
-                down.forward(self.ops, Rows::Tokens, &a.scratch, &a.activated, out, add);
+                let activated = self.sub_norm(1, &a.activated);
+                down.forward(self.ops, Rows::Tokens, &a.scratch, activated, out, add);
             }
             FeedForward::Experts { router, gate, up, down } => {
                 let missing = || Error::invalid("experts without a configuration");

@@ -166,6 +166,10 @@ impl<W: Weights> Loader<'_, W> {
         Ok(Some(Norm { kind, weight, bias, eps }))
     }
 
+    async fn sub_norm(&mut self, name: &str, len: usize) -> Result<Norm> {
+        self.norm(name, NormKind::Rms, len, 1.0).await?.ok_or_else(|| self.missing(name))
+    }
+
     fn missing(&self, name: &str) -> Error {
         Error::missing(format!("missing tensor {name}.weight")).file(self.checkpoint.name())
     }
@@ -193,6 +197,13 @@ impl<W: Weights> Loader<'_, W> {
                 (Some(q), Some(k)) => Some([q, k]),
                 (None, None) if !arch.qk_norms => None,
                 (q, _) => return Err(self.missing(&names[usize::from(q.is_some())])),
+            },
+            sub_norms: match arch.sub_norms {
+                true => Some([
+                    self.sub_norm(&format!("{attention}.attn_sub_norm"), config.q_rows()).await?,
+                    self.sub_norm(&format!("{mlp}.ffn_sub_norm"), config.ffn).await?,
+                ]),
+                false => None,
             },
             sinks: self.optional_vector(&format!("{attention}.sinks"), config.heads, 1.0).await?,
             wo: self.linear(&attention, &["o_proj"]).await?,
