@@ -9,7 +9,7 @@ use crate::checkpoint::lora::Adapter;
 use crate::checkpoint::{InputTransform, OutputTransform, Slice, Sparse, StoredMatrix};
 use crate::device::{Device, Matrix, Tensor};
 use crate::error::{Error, Result};
-use crate::ops::{Op, Rows, Transform};
+use crate::ops::{Op, Routes, Rows, Transform};
 use crate::quant::activations::{ActivationCode, Activations};
 use crate::quant::hadamard::Plan;
 use crate::quant::plain::Plain;
@@ -375,6 +375,49 @@ impl Linear {
                 ops.push(side_term(&side.b, &scratch.low, out, first, true));
             }
         }
+    }
+}
+
+impl Linear {
+    /// `out[:, offset..offset + n]` = the product with the matrix of each row's own expert, this layer being a stack of
+    /// matrices of `n` rows; `shared` rows of out share one of x.
+    pub fn forward_chosen(
+        &self,
+        ops: &mut Vec<Op>,
+        routes: &Routes,
+        (n, shared): (usize, usize),
+        x: &Tensor,
+        out: &Tensor,
+        offset: usize,
+    ) -> Result<()> {
+        for group in &self.groups {
+            let Group { first_row, matrix, input, bias, .. } = group;
+            let permutation = match input {
+                Input::Direct => None,
+                Input::Permuted(permutation) => Some(permutation.clone()),
+                _ => return Err(Error::unsupported("experts with a transform of their activations")),
+            };
+            if group.activations.is_some() {
+                let error = Error::unsupported("experts with quantized activations");
+                return Err(error.remedy("load it with activations as they are"));
+            }
+            if group.output.is_some() || group.sparse.is_some() || group.side_terms().next().is_some() {
+                return Err(Error::unsupported("experts with transforms of their outputs or side terms"));
+            }
+            ops.push(Op::ExpertProduct {
+                matrix: matrix.clone(),
+                first: first_row / n,
+                n,
+                x: x.clone(),
+                shared,
+                permutation,
+                bias: bias.clone(),
+                routes: routes.clone(),
+                out: out.clone(),
+                offset,
+            });
+        }
+        Ok(())
     }
 }
 

@@ -5,8 +5,10 @@
 
 use crate::device::{Matrix, Tensor};
 use crate::error::{Error, Result};
+use crate::quant::TILE_ROWS;
 use crate::quant::activations::{ActivationCode, Activations};
 use crate::quant::hadamard::Plan;
+use serde::Serialize;
 use std::sync::Arc;
 
 /// How many rows an op works on, known when the recording runs.
@@ -16,19 +18,61 @@ pub enum Rows {
     Tokens,
     /// The rows that the head looks at.
     Head,
+    /// The tokens of the step, so many rows for each: one for each of the experts that it goes through.
+    Chosen(usize),
+}
+
+/// The function between the two products of a feed-forward layer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x / (1 + exp(−x))`
+    #[default]
+    Silu,
+    /// GELU by tanh (Hendrycks & Gimpel 2016).
+    GeluTanh,
+    /// `max(x, 0)`
+    Relu,
+    /// `max(x, 0)²`
+    SquaredRelu,
+    /// gpt-oss: `min(x, limit) / (1 + exp(−1.702 · min(x, limit)))`; what it gates is bounded to ±limit, plus 1.
+    Clamped {
+        /// `swiglu_limit`.
+        limit: f32,
+    },
+}
+
+/// What rows a gather takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Index {
+    /// Those of the token ids.
+    Token,
+    /// Those of the positions, from this row on.
+    Position(usize),
+}
+
+/// The experts that each token goes through, as [`Op::Route`] leaves them.
+#[derive(Debug, Clone)]
+pub struct Routes {
+    /// `[tokens, per_token]`, u32 words.
+    pub ids: Tensor,
+    /// `[tokens, per_token]`
+    pub weights: Tensor,
 }
 
 /// One operation.
 #[derive(Debug, Clone)]
 pub enum Op {
-    /// `out[t] = table[token_ids[t]]`: the embedding.
+    /// `out[t] (+)= table[index[t]]`: the embedding, of tokens or (added to those) of positions.
     Gather {
         /// `[vocab, width]`
         table: Arc<Matrix>,
+        /// Which rows; those of positions are added.
+        index: Index,
         /// `[tokens, width]`
         out: Tensor,
     },
-    /// `out = x / sqrt(mean(x²) + eps) ⊙ weight`; for [`Rows::Head`] the rows of x start at the step's head row.
+    /// `out (+)= x / sqrt(mean(x²) + eps) ⊙ weight`; for [`Rows::Head`] the rows of x start at the step's head row.
     RmsNorm {
         /// How many rows.
         rows: Rows,
@@ -40,6 +84,28 @@ pub enum Op {
         eps: f32,
         /// `[rows, width]`
         out: Tensor,
+        /// Add to what is there.
+        add: bool,
+    },
+    /// `out = (x − mean(x)) / sqrt(var(x) + eps) ⊙ weight + bias` of every run of `width` columns from `offset` on; for
+    /// [`Rows::Head`] the rows of x start at the step's head row.
+    LayerNorm {
+        /// How many rows.
+        rows: Rows,
+        /// `[tokens, ≥ offset + runs · width]`
+        x: Tensor,
+        /// First column.
+        offset: usize,
+        /// Columns that are normed together; `weight.cols / width` is how many runs there are.
+        width: usize,
+        /// `[runs · width]`
+        weight: Tensor,
+        /// `[runs · width]`
+        bias: Option<Tensor>,
+        /// Added under the root.
+        eps: f32,
+        /// As x; x itself when it is `None`.
+        out: Option<Tensor>,
     },
     /// `out[:, k] = x[:, k]` in columns where any row has a magnitude of at least `threshold`, else 0.
     Outliers {
@@ -140,20 +206,75 @@ pub enum Op {
         /// `[rows, ≥ n]`
         out: Tensor,
     },
+    /// The product with the matrix of the expert of each row, `out[r, offset..] = x[r / shared, permutation]·W[e(r)]ᵀ +
+    /// bias[e(r)]`, for experts whose matrices lie in this part of the stack.
+    ExpertProduct {
+        /// `[experts · n, k]`, the experts of this part one below the other.
+        matrix: Arc<Matrix>,
+        /// First expert of this part.
+        first: usize,
+        /// Rows of an expert's matrix, a multiple of 32.
+        n: usize,
+        /// `[rows / shared, k]`
+        x: Tensor,
+        /// Rows of out that share a row of x.
+        shared: usize,
+        /// Column of x for each column of the matrix, as u32 words `[k]`.
+        permutation: Option<Tensor>,
+        /// `[experts of this part · n]`
+        bias: Option<Tensor>,
+        /// Which experts.
+        routes: Routes,
+        /// `[tokens · per_token, ≥ offset + n]`
+        out: Tensor,
+        /// First column of out.
+        offset: usize,
+    },
+    /// The experts with the largest logits, and the softmax of those (`normalized`) or of all at them.
+    Route {
+        /// `[tokens, experts]`
+        logits: Tensor,
+        /// The weights of the chosen ones sum to 1.
+        normalized: bool,
+        /// What comes out.
+        routes: Routes,
+    },
+    /// `out (+)= Σ weights[slot] · x[token · per_token + slot]`: the experts of a token become one.
+    Combine {
+        /// `[tokens · per_token, width]`
+        x: Tensor,
+        /// Which experts.
+        routes: Routes,
+        /// `[tokens, width]`
+        out: Tensor,
+        /// Add to what is there.
+        add: bool,
+    },
+    /// `x = cap · tanh(x / cap)`, in place.
+    SoftCap {
+        /// How many rows.
+        rows: Rows,
+        /// `[rows, width]`
+        x: Tensor,
+        /// The bound.
+        cap: f32,
+    },
     /// Norms and rotates q and k, writes k and v to the cache and q back in place.
     Rope {
         /// Sizes.
         heads: Heads,
         /// `[tokens, q + k + v]`
         qkv: Tensor,
-        /// (cos, sin) pairs, `[positions, head_dim]`
-        rotations: Tensor,
+        /// (cos, sin) pairs, `[positions, dims]`: the first `dims` channels of a head turn.
+        rotations: Option<Tensor>,
+        /// Pairs are neighbouring channels, not channels of the two halves.
+        interleaved: bool,
         /// Weights `[head_dim]` of q's and k's RMSNorm, and its eps.
         norms: Option<(Tensor, Tensor, f32)>,
         /// Keys and values.
         cache: Cache,
     },
-    /// `out = softmax(q·Kᵀ / sqrt(head_dim))·V`, causal.
+    /// `out = softmax(scale · q·Kᵀ)·V`, causal.
     Attention {
         /// Sizes.
         heads: Heads,
@@ -163,20 +284,28 @@ pub enum Op {
         cache: Cache,
         /// Positions a query sees, its own included.
         window: Option<usize>,
+        /// Usually `1 / sqrt(head_dim)`.
+        scale: f32,
+        /// Scores s become `cap · tanh(s / cap)`.
+        softcap: Option<f32>,
+        /// A score for each head that takes its share of the softmax and has no value, `[heads]` (gpt-oss).
+        sinks: Option<Tensor>,
         /// `[tokens, heads · head_dim]`
         out: Tensor,
     },
-    /// `out = activation(gate) ⊙ up`.
+    /// `out = activation(gate) ⊙ up`, or `activation(gate)` alone: GLU variants (Shazeer 2020).
     Glu {
-        /// What gate goes through.
+        /// How many rows.
+        rows: Rows,
+        /// The function.
         activation: Activation,
-        /// `[tokens, gate and up]`
+        /// `[rows, gate and up]`
         x: Tensor,
         /// First column of gate.
         gate: usize,
-        /// First column of up.
-        up: usize,
-        /// `[tokens, width]`
+        /// First column of up, if there is one.
+        up: Option<usize>,
+        /// `[rows, width]`
         out: Tensor,
     },
     /// The index of the largest logit of the first row becomes the first token of the next step.
@@ -186,15 +315,6 @@ pub enum Op {
         /// The step's words.
         step: Tensor,
     },
-}
-
-/// What the gate of a gated linear unit goes through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// `x / (1 + e⁻ˣ)`: SwiGLU.
-    Silu,
-    /// `max(x, 0)²`
-    SquaredRelu,
 }
 
 /// A Hadamard transform with its sign table where ops can reach it.
@@ -271,6 +391,7 @@ impl Step {
         match rows {
             Rows::Tokens => self.count(),
             Rows::Head => self.head_rows,
+            Rows::Chosen(experts) => self.count() * experts,
         }
     }
 }
@@ -293,10 +414,20 @@ impl Op {
     /// Checks the shapes of an op's operands.
     pub fn check(&self) -> Result<()> {
         match self {
-            Op::Gather { table, out } => check("embedding output", out, table.shape.cols),
+            Op::Gather { table, out, .. } => check("embedding output", out, table.shape.cols),
             Op::RmsNorm { x, weight, out, .. } => {
                 check("norm weight", weight, x.cols)?;
                 check("norm output", out, x.cols)
+            }
+            Op::LayerNorm { x, offset, width, weight, bias, out, .. } => {
+                if *width == 0 || !weight.cols.is_multiple_of(*width) {
+                    return Err(Error::invalid("norm weight")
+                        .expected(format!("runs of {width}"))
+                        .found(weight.cols));
+                }
+                check("norm input", x, offset + weight.cols)?;
+                check("norm output", out.as_ref().unwrap_or(x), offset + weight.cols)?;
+                bias.as_ref().map_or(Ok(()), |b| check("norm bias", b, weight.cols))
             }
             Op::Outliers { x, cols, out, .. } => {
                 check("activations", x, *cols)?;
@@ -340,11 +471,42 @@ impl Op {
                 check("scale input", x, by.cols)?;
                 check("scale output", out, by.cols)
             }
-            Op::Rope { heads, qkv, .. } => {
+            Op::Rope { heads, qkv, rotations, .. } => {
+                if let Some(wide) = rotations.as_ref().filter(|r| r.cols > heads.head_dim) {
+                    let error = Error::invalid("rotations are too wide");
+                    return Err(error.expected(heads.head_dim).found(wide.cols));
+                }
                 check("qkv", qkv, heads.offsets[2] + heads.kv_heads * heads.head_dim)
             }
-            Op::Attention { heads, out, .. } => check("attention output", out, heads.heads * heads.head_dim),
-            Op::Glu { x, gate, up, out, .. } => check("gate and up", x, gate.max(up) + out.cols),
+            Op::ExpertProduct { matrix, n, x, permutation, bias, out, offset, .. } => {
+                let (rows, k) = (matrix.shape.rows, matrix.shape.cols);
+                if *n == 0 || !n.is_multiple_of(TILE_ROWS) || !rows.is_multiple_of(*n) {
+                    return Err(Error::unsupported("rows of an expert")
+                        .expected(format!("a multiple of {TILE_ROWS}"))
+                        .found(n));
+                }
+                check("expert input", x, k)?;
+                check("expert output", out, offset + n)?;
+                if let Some(permutation) = permutation {
+                    check("permutation", permutation, k)?;
+                }
+                bias.as_ref().map_or(Ok(()), |b| check("expert bias", b, rows))
+            }
+            Op::Route { logits, routes, .. } => {
+                check("logits of the router", logits, routes.ids.cols)?;
+                check("weights of experts", &routes.weights, routes.ids.cols)
+            }
+            Op::Combine { x, out, .. } => check("output of experts", x, out.cols),
+            Op::SoftCap { .. } => Ok(()),
+            Op::Attention { heads, sinks, out, .. } => {
+                if let Some(sinks) = sinks {
+                    check("attention sinks", sinks, heads.heads)?;
+                }
+                check("attention output", out, heads.heads * heads.head_dim)
+            }
+            Op::Glu { x, gate, up, out, .. } => {
+                check("gate and up", x, (*gate).max(up.unwrap_or(0)) + out.cols)
+            }
             Op::Argmax { .. } => Ok(()),
         }
     }
@@ -363,6 +525,11 @@ impl Op {
             Op::Rope { .. } => "rope",
             Op::Attention { .. } => "attention",
             Op::Glu { .. } => "glu",
+            Op::LayerNorm { .. } => "layer_norm",
+            Op::ExpertProduct { .. } => "expert_product",
+            Op::Route { .. } => "route",
+            Op::Combine { .. } => "combine",
+            Op::SoftCap { .. } => "softcap",
             Op::Argmax { .. } => "argmax",
         }
     }

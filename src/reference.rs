@@ -3,9 +3,10 @@
 
 use crate::device::{Matrix, Tensor};
 use crate::error::{Error, Result};
-use crate::ops::{Activation, Cache, Heads, Op, STEP_HEADER, Step};
+use crate::ops::{Activation, Cache, Heads, Index, Op, STEP_HEADER, Step};
 use crate::quant::Kind;
 use crate::quant::activations::{ActivationCode, Activations, e4m3_value, int8_code};
+use std::ops::Range;
 
 /// What an argmax gives where there is a NaN.
 pub const NO_TOKEN: u32 = u32::MAX;
@@ -42,18 +43,38 @@ fn store(out: &Tensor, offset: usize, width: usize, values: &[f32], add: bool) {
 
 fn run_op(op: &Op, step_tensor: &Tensor, step: &Step) -> Result<()> {
     match op {
-        Op::Gather { table, out } => {
-            let ids = step_tensor.cpu()[STEP_HEADER..STEP_HEADER + step.count()].to_vec();
+        Op::Gather { table, index, out } => {
+            let ids = match *index {
+                Index::Token => step_tensor.cpu()[STEP_HEADER..STEP_HEADER + step.count()].to_vec(),
+                Index::Position(first) => {
+                    (0..step.count()).map(|t| (first + step.position + t) as u32).collect()
+                }
+            };
             let values = gather(table, &ids)?;
-            store(out, 0, table.shape.cols, &values, false);
+            store(out, 0, table.shape.cols, &values, *index != Index::Token);
         }
-        Op::RmsNorm { rows: which, x, weight, eps, out } => {
+        Op::RmsNorm { rows: which, x, weight, eps, out, add } => {
             let first = if *which == crate::ops::Rows::Head { step.head_first } else { 0 };
             let count = step.rows(*which);
             let mut values = rows(x, first + count).split_off(first * x.cols);
             let weight = vector(weight);
             values.chunks_exact_mut(x.cols).for_each(|row| rms_norm(row, &weight, *eps));
-            store(out, 0, x.cols, &values, false);
+            store(out, 0, x.cols, &values, *add);
+        }
+        Op::LayerNorm { rows: which, x, offset, width, weight, bias, eps, out } => {
+            let first = if *which == crate::ops::Rows::Head { step.head_first } else { 0 };
+            let stored = rows(x, first + step.rows(*which)).split_off(first * x.cols);
+            let (weight, bias) = (vector(weight), bias.as_ref().map(vector));
+            let mut values = Vec::new();
+            for row in stored.chunks_exact(x.cols) {
+                let mut runs = row[*offset..offset + weight.len()].to_vec();
+                for (i, run) in runs.chunks_exact_mut(*width).enumerate() {
+                    let part = i * width..(i + 1) * width;
+                    layer_norm(run, &weight[part.clone()], bias.as_ref().map(|b| &b[part]), *eps);
+                }
+                values.extend(runs);
+            }
+            store(out.as_ref().unwrap_or(x), *offset, weight.len(), &values, false);
         }
         Op::Outliers { rows: which, x, cols, threshold, out } => {
             let mut values = rows(x, step.rows(*which));
@@ -88,7 +109,9 @@ fn run_op(op: &Op, step_tensor: &Tensor, step: &Step) -> Result<()> {
             let permutation = permutation.as_ref().map(|p| p.cpu().clone());
             let bias = bias.as_ref().map(vector);
             let count = step.rows(*which);
-            let values = product(matrix, &rows(x, count), x.cols, permutation.as_deref(), bias.as_deref())?;
+            let all = 0..matrix.shape.rows;
+            let values =
+                product(matrix, all, &rows(x, count), x.cols, permutation.as_deref(), bias.as_deref())?;
             store(out, *offset, matrix.shape.rows, &values, *add);
         }
         Op::Sparse { rows: which, offsets, entries, x, out, offset } => {
@@ -128,16 +151,65 @@ fn run_op(op: &Op, step_tensor: &Tensor, step: &Step) -> Result<()> {
             let values: Vec<f32> = rows(x, step.rows(*which)).chunks_exact(x.cols).flat_map(scaled).collect();
             store(out, 0, by.len(), &values, false);
         }
-        Op::Rope { heads, qkv, rotations, norms, cache } => {
+        Op::ExpertProduct { matrix, first, n, x, shared, permutation, bias, routes, out, offset } => {
+            let permutation = permutation.as_ref().map(|p| p.cpu().clone());
+            let bias = bias.as_ref().map(vector);
+            let chosen = routes.ids.cpu()[..step.count() * routes.ids.cols].to_vec();
+            let x = rows(x, chosen.len() / shared);
+            let k = x.len() * shared / chosen.len();
+            let mut values: Vec<f32> = rows(out, chosen.len());
+            for expert in 0..matrix.shape.rows / n {
+                let here = |id: &u32| *id as usize == first + expert;
+                let at: Vec<usize> = (0..chosen.len()).filter(|&row| here(&chosen[row])).collect();
+                let own: Vec<f32> = at.iter().flat_map(|row| x[row / shared * k..][..k].to_vec()).collect();
+                let part = expert * n..(expert + 1) * n;
+                let products = product(matrix, part, &own, k, permutation.as_deref(), bias.as_deref())?;
+                for (row, products) in at.iter().zip(products.chunks_exact(*n)) {
+                    values[row * out.cols + offset..][..*n].copy_from_slice(products);
+                }
+            }
+            store(out, 0, out.cols, &values, false);
+        }
+        Op::Route { logits, normalized, routes } => {
+            let (mut ids, mut weights) = (Vec::new(), Vec::new());
+            for row in rows(logits, step.count()).chunks_exact(logits.cols) {
+                let chosen = route(row, routes.ids.cols, *normalized);
+                ids.extend(chosen.iter().map(|c| f32::from_bits(c.0)));
+                weights.extend(chosen.iter().map(|c| c.1));
+            }
+            store(&routes.ids, 0, routes.ids.cols, &ids, false);
+            store(&routes.weights, 0, routes.ids.cols, &weights, false);
+        }
+        Op::Combine { x, routes, out, add } => {
+            let weights = rows(&routes.weights, step.count());
+            let x = rows(x, weights.len());
+            let width = out.cols;
+            let mut values = Vec::new();
+            for (slots, weights) in
+                x.chunks_exact(x.len() / step.count()).zip(weights.chunks_exact(routes.weights.cols))
+            {
+                let slot = |s: usize| &slots[s * (slots.len() / weights.len())..];
+                let sum = |i: usize| -> f64 {
+                    weights.iter().enumerate().map(|(s, &w)| w as f64 * slot(s)[i] as f64).sum()
+                };
+                values.extend((0..width).map(|i| sum(i) as f32));
+            }
+            store(out, 0, width, &values, *add);
+        }
+        Op::SoftCap { rows: which, x, cap } => {
+            let capped = |v: f32| (*cap as f64 * (v as f64 / *cap as f64).tanh()) as f32;
+            let values: Vec<f32> = rows(x, step.rows(*which)).into_iter().map(capped).collect();
+            store(x, 0, x.cols, &values, false);
+        }
+        Op::Rope { heads, qkv, rotations, interleaved, norms, cache } => {
             let mut values = rows(qkv, step.count());
-            let rotations = rotations.cpu();
+            let width = rotations.as_ref().map_or(0, |r| r.cols);
+            let rotations = rotations.as_ref().map(|r| rows(r, r.rows)).unwrap_or_default();
             let norms = norms.as_ref().map(|(q, k, eps)| (vector(q), vector(k), *eps));
             for (t, row) in values.chunks_exact_mut(qkv.cols).enumerate() {
                 let position = step.position + t;
-                let half = heads.head_dim / 2;
-                let angle: Vec<f32> =
-                    rotations[position * 2 * half..][..2 * half].iter().map(|&w| f32::from_bits(w)).collect();
-                rope(heads, row, &angle, norms.as_ref());
+                let angle = &rotations[position * width..][..width];
+                rope(heads, row, angle, *interleaved, norms.as_ref());
                 write_cache(heads, cache, row, position);
             }
             let (q, width) = (heads.offsets[0], heads.heads * heads.head_dim);
@@ -145,26 +217,23 @@ fn run_op(op: &Op, step_tensor: &Tensor, step: &Step) -> Result<()> {
                 values.chunks_exact(qkv.cols).flat_map(|row| row[q..q + width].to_vec()).collect();
             store(qkv, q, width, &rotated, false);
         }
-        Op::Attention { heads, qkv, cache, window, out } => {
+        Op::Attention { heads, qkv, cache, window, scale, softcap, sinks, out } => {
             let mut values = Vec::new();
+            let score = Score { scale: *scale, softcap: *softcap, sinks: sinks.as_ref().map(vector) };
             for (t, row) in rows(qkv, step.count()).chunks_exact(qkv.cols).enumerate() {
                 let end = step.position + t + 1;
                 let start = window.map_or(0, |w| end.saturating_sub(w));
-                attention(heads, cache, row, start..end, &mut values);
+                attention(heads, cache, row, start..end, &score, &mut values);
             }
             store(out, 0, heads.heads * heads.head_dim, &values, false);
         }
-        Op::Glu { activation, x, gate, up, out } => {
+        Op::Glu { rows: which, activation, x, gate, up, out } => {
             let width = out.cols;
-            let activated = |g: f32| match activation {
-                Activation::Silu => g / (1.0 + (-g).exp()),
-                Activation::SquaredRelu => g.max(0.0) * g.max(0.0),
-            };
             let glu = |row: &[f32]| -> Vec<f32> {
-                let pair = row[*gate..gate + width].iter().zip(&row[*up..up + width]);
-                pair.map(|(&g, u)| activated(g) * u).collect()
+                let gated = |i: usize| activate(*activation, row[gate + i], up.map(|up| row[up + i])) as f32;
+                (0..width).map(gated).collect()
             };
-            let values: Vec<f32> = rows(x, step.count()).chunks_exact(x.cols).flat_map(glu).collect();
+            let values: Vec<f32> = rows(x, step.rows(*which)).chunks_exact(x.cols).flat_map(glu).collect();
             store(out, 0, width, &values, false);
         }
         Op::Argmax { logits, step } => {
@@ -205,16 +274,17 @@ fn gather(table: &Matrix, ids: &[u32]) -> Result<Vec<f32>> {
     Ok(out)
 }
 
-/// `x·Wᵀ + bias`, one decode of a row for all rows of x; f64 sums.
+/// `x·Wᵀ + bias` for these rows of W, one decode of a row for all rows of x; f64 sums.
 fn product(
     matrix: &Matrix,
+    part: Range<usize>,
     x: &[f32],
     x_cols: usize,
     permutation: Option<&[u32]>,
     bias: Option<&[f32]>,
 ) -> Result<Vec<f32>> {
     let packed = host_only(matrix.packed())?;
-    let (n, k) = (matrix.shape.rows, matrix.shape.cols);
+    let (n, k) = (part.len(), matrix.shape.cols);
     let permute = |row: &[f32]| -> Vec<f32> {
         match permutation {
             Some(p) => p[..k].iter().map(|&i| row[i as usize]).collect(),
@@ -224,11 +294,11 @@ fn product(
     let x: Vec<Vec<f32>> = x.chunks_exact(x_cols).map(permute).collect();
     let mut out = vec![0.0; x.len() * n];
     let mut weights = vec![0.0; k];
-    for row in 0..n {
+    for (i, row) in part.enumerate() {
         packed.decode_row(row, &mut weights);
         for (t, x) in x.iter().enumerate() {
             let sum: f64 = weights.iter().zip(x).map(|(&w, &x)| w as f64 * x as f64).sum();
-            out[t * n + row] = sum as f32 + bias.map_or(0.0, |b| b[row]);
+            out[t * n + i] = sum as f32 + bias.map_or(0.0, |b| b[row]);
         }
     }
     Ok(out)
@@ -282,20 +352,67 @@ fn rms_norm(x: &mut [f32], weight: &[f32], eps: f32) {
     x.iter_mut().zip(weight).for_each(|(v, w)| *v = (*v as f64 * scale * *w as f64) as f32);
 }
 
+/// `(x − mean) / sqrt(var + eps) ⊙ weight + bias`, in place.
+fn layer_norm(x: &mut [f32], weight: &[f32], bias: Option<&[f32]>, eps: f32) {
+    let n = x.len() as f64;
+    let mean = x.iter().map(|&v| v as f64).sum::<f64>() / n;
+    let variance = x.iter().map(|&v| (v as f64 - mean).powi(2)).sum::<f64>() / n;
+    let scale = 1.0 / (variance + eps as f64).sqrt();
+    for (i, (v, w)) in x.iter_mut().zip(weight).enumerate() {
+        *v = ((*v as f64 - mean) * scale * *w as f64 + bias.map_or(0.0, |b| b[i] as f64)) as f32;
+    }
+}
+
+/// `activation(gate)`, times `up` if there is one.
+fn activate(activation: Activation, gate: f32, up: Option<f32>) -> f64 {
+    let (x, up) = (gate as f64, up.map(f64::from));
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    let value = match activation {
+        Activation::Silu => x * sigmoid(x),
+        Activation::GeluTanh => {
+            let inner = std::f64::consts::FRAC_2_PI.sqrt() * (x + 0.044715 * x.powi(3));
+            0.5 * x * (1.0 + inner.tanh())
+        }
+        Activation::Relu => x.max(0.0),
+        Activation::SquaredRelu => x.max(0.0).powi(2),
+        Activation::Clamped { limit } => {
+            let (x, limit) = (x.min(limit as f64), limit as f64);
+            return x * sigmoid(1.702 * x) * up.map_or(1.0, |up| up.clamp(-limit, limit) + 1.0);
+        }
+    };
+    value * up.unwrap_or(1.0)
+}
+
+/// The `count` largest logits, the first of equal ones, with their weights.
+fn route(logits: &[f32], count: usize, normalized: bool) -> Vec<(u32, f32)> {
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a])); // stable
+    let weight = |&i: &usize| (logits[i] as f64 - logits[order[0]] as f64).exp();
+    let total: f64 = order[..if normalized { count } else { logits.len() }].iter().map(weight).sum();
+    order[..count].iter().map(|i| (*i as u32, (weight(i) / total) as f32)).collect()
+}
+
 /// Norms (if any) and rotates the q and k heads of one token.
-fn rope(heads: &Heads, qkv: &mut [f32], angle: &[f32], norms: Option<&(Vec<f32>, Vec<f32>, f32)>) {
-    let (d, half) = (heads.head_dim, heads.head_dim / 2);
+fn rope(
+    heads: &Heads,
+    qkv: &mut [f32],
+    angle: &[f32],
+    interleaved: bool,
+    norms: Option<&(Vec<f32>, Vec<f32>, f32)>,
+) {
+    let (d, planes) = (heads.head_dim, angle.len() / 2);
     let [q, k, _] = heads.offsets;
     for (first, count, is_q) in [(q, heads.heads, true), (k, heads.kv_heads, false)] {
         for head in qkv[first..first + count * d].chunks_exact_mut(d) {
             if let Some((q_norm, k_norm, eps)) = norms {
                 rms_norm(head, if is_q { q_norm } else { k_norm }, *eps);
             }
-            for i in 0..half {
+            for i in 0..planes {
                 let (cos, sin) = (angle[2 * i] as f64, angle[2 * i + 1] as f64);
-                let (a, b) = (head[i] as f64, head[i + half] as f64);
-                head[i] = (a * cos - b * sin) as f32;
-                head[i + half] = (b * cos + a * sin) as f32;
+                let (first, second) = if interleaved { (2 * i, 2 * i + 1) } else { (i, i + planes) };
+                let (a, b) = (head[first] as f64, head[second] as f64);
+                head[first] = (a * cos - b * sin) as f32;
+                head[second] = (b * cos + a * sin) as f32;
             }
         }
     }
@@ -329,8 +446,22 @@ fn write_cache(heads: &Heads, cache: &Cache, qkv: &[f32], position: usize) {
     }
 }
 
+/// How scores are made of products.
+struct Score {
+    scale: f32,
+    softcap: Option<f32>,
+    sinks: Option<Vec<f32>>,
+}
+
 /// Appends the attention output of every head of one token.
-fn attention(heads: &Heads, cache: &Cache, qkv: &[f32], seen: std::ops::Range<usize>, out: &mut Vec<f32>) {
+fn attention(
+    heads: &Heads,
+    cache: &Cache,
+    qkv: &[f32],
+    seen: Range<usize>,
+    rule: &Score,
+    out: &mut Vec<f32>,
+) {
     let d = heads.head_dim;
     let (keys, values) = (cache.keys.cpu(), cache.values.cpu());
     for head in 0..heads.heads {
@@ -338,12 +469,14 @@ fn attention(heads: &Heads, cache: &Cache, qkv: &[f32], seen: std::ops::Range<us
         let query = &qkv[heads.offsets[0] + head * d..][..d];
         let score = |position: usize| -> f64 {
             let key = |i| f32::from_bits(keys[key_index(cache, heads, kv_head, position, i)]) as f64;
-            (0..d).map(|i| query[i] as f64 * key(i)).sum::<f64>() / (d as f64).sqrt()
+            let score = (0..d).map(|i| query[i] as f64 * key(i)).sum::<f64>() * rule.scale as f64;
+            rule.softcap.map_or(score, |cap| cap as f64 * (score / cap as f64).tanh())
         };
         let mut weights: Vec<f64> = seen.clone().map(score).collect();
-        let most = weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sink = rule.sinks.as_ref().map_or(f64::NEG_INFINITY, |sinks| sinks[head] as f64);
+        let most = weights.iter().copied().fold(sink, f64::max);
         weights.iter_mut().for_each(|w| *w = (*w - most).exp());
-        let total: f64 = weights.iter().sum();
+        let total: f64 = weights.iter().sum::<f64>() + (sink - most).exp();
         let first = out.len();
         out.resize(first + d, 0.0);
         for (i, o) in out[first..].iter_mut().enumerate() {

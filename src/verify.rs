@@ -3,8 +3,10 @@
 use crate::device::{Device, Matrix, Tensor};
 use crate::error::{Error, Result};
 use crate::gpu::Context;
-use crate::gpu::kernels::HEAD_DIMS;
-use crate::ops::{Activation, Cache, Heads, Op, Rows, STEP_HEADER, Step, Tokens, Transform, int8_words};
+use crate::gpu::kernels::{EXPERT_ROWS, EXPERT_SHARES, HEAD_DIMS};
+use crate::ops::{
+    Activation, Cache, Heads, Index, Op, Routes, Rows, STEP_HEADER, Step, Tokens, Transform, int8_words,
+};
 use crate::quant::activations::{ActivationScale, Activations};
 use crate::quant::hadamard::{Plan, sizes};
 use crate::quant::{CODECS, Codec, Kind, Shape, WHOLE_ROW};
@@ -168,13 +170,16 @@ async fn gather(bench: &mut Bench, codec: &Arc<dyn Codec>) -> Result<f64> {
     for (rows, cols) in shapes(&mut bench.rng) {
         let matrix = bench.matrix(codec, Shape { rows, cols })?;
         let tokens = 7;
-        let out = bench.twin(tokens, cols, &[])?;
-        let step = step(0, tokens, |t| (t * 31 % rows) as u32);
-        let build = |half: &dyn Fn(&Twin) -> Tensor, side: Side| Op::Gather {
-            table: matrix[side as usize].clone(),
-            out: half(&out),
-        };
-        worst = worst.max(bench.compare(&step, tokens, &out, &build).await?);
+        let out = bench.random(tokens, cols)?;
+        let step = step(1, tokens, |t| (t * 31 % rows) as u32);
+        for index in [Index::Token, Index::Position(2)] {
+            let build = |half: &dyn Fn(&Twin) -> Tensor, side: Side| Op::Gather {
+                table: matrix[side as usize].clone(),
+                index,
+                out: half(&out),
+            };
+            worst = worst.max(bench.compare(&step, tokens, &out, &build).await?);
+        }
     }
     Ok(worst)
 }
@@ -327,7 +332,7 @@ async fn rms_norm(bench: &mut Bench) -> Result<f64> {
     let cols = bench.rng.random_range(5..2000);
     for (tokens, cols, head_first) in [(1, 4, 0), (3, cols, 0), (5, 1024, 2)] {
         let (x, weight) = (bench.random(tokens + head_first, cols)?, bench.random(1, cols)?);
-        let out = bench.twin(tokens, cols, &[])?;
+        let out = bench.random(tokens, cols)?;
         let rows = if head_first > 0 { Rows::Head } else { Rows::Tokens };
         let step = Step { head_first, head_rows: tokens, ..step(0, tokens, |_| 0) };
         let build = |half: &dyn Fn(&Twin) -> Tensor, _: Side| Op::RmsNorm {
@@ -336,6 +341,7 @@ async fn rms_norm(bench: &mut Bench) -> Result<f64> {
             weight: half(&weight),
             eps: 1e-3,
             out: half(&out),
+            add: tokens == 3,
         };
         worst = worst.max(bench.compare(&step, tokens, &out, &build).await?);
     }
@@ -435,11 +441,15 @@ async fn attention(bench: &mut Bench, f16: bool) -> Result<f64> {
             let AttentionBench { heads, cache, qkv, step } =
                 attention_bench(bench, shape, position, tokens, f16).await?;
             let out = bench.twin(tokens, heads.heads * heads.head_dim, &[])?;
+            let sinks = bench.random(1, heads.heads)?;
             let build = |half: &dyn Fn(&Twin) -> Tensor, side: Side| Op::Attention {
                 heads,
                 qkv: half(&qkv),
                 cache: cache[side as usize].clone(),
                 window,
+                scale: 0.3,
+                softcap: window.map(|_| 0.5),
+                sinks: (position % 2 == 0).then(|| half(&sinks)),
                 out: half(&out),
             };
             worst = worst.max(bench.compare(&step, tokens, &out, &build).await?);
@@ -453,12 +463,15 @@ async fn rope(bench: &mut Bench, f16: bool, normed: bool) -> Result<f64> {
     let mut worst = 0f64;
     for shape in heads(&mut bench.rng) {
         let AttentionBench { heads, cache, qkv, step } = attention_bench(bench, shape, 7, 3, f16).await?;
-        let rotations = bench.random(10, heads.head_dim)?;
+        // Of normed heads only some channels turn.
+        let dims = if normed { (heads.head_dim / 2).next_multiple_of(2) } else { heads.head_dim };
+        let rotations = bench.random(10, dims)?;
         let norms = [bench.random(1, heads.head_dim)?, bench.random(1, heads.head_dim)?];
         let build = |half: &dyn Fn(&Twin) -> Tensor, side: Side| Op::Rope {
             heads,
             qkv: half(&qkv),
-            rotations: half(&rotations),
+            rotations: Some(half(&rotations)),
+            interleaved: normed && heads.heads != 3,
             norms: normed.then(|| (half(&norms[0]), half(&norms[1]), 1e-3)),
             cache: cache[side as usize].clone(),
         };
@@ -469,6 +482,9 @@ async fn rope(bench: &mut Bench, f16: bool, normed: bool) -> Result<f64> {
             qkv: half(&qkv),
             cache: cache[side as usize].clone(),
             window: None,
+            scale: 1.0,
+            softcap: None,
+            sinks: None,
             out: half(&out),
         };
         worst = worst.max(bench.compare(&step, 3, &out, &build).await?);
@@ -476,26 +492,143 @@ async fn rope(bench: &mut Bench, f16: bool, normed: bool) -> Result<f64> {
     Ok(worst)
 }
 
+/// One activation, with and without a gate.
 async fn glu(bench: &mut Bench, activation: Activation) -> Result<f64> {
     let mut worst = 0f64;
     let width = 4 * bench.rng.random_range(2..200);
-    for (tokens, width) in [(1, 4), (3, width)] {
+    for (tokens, width, gated) in [(1, 4, true), (3, width, true), (2, width, false)] {
         let mut values = bench.values(tokens * 2 * width);
+        values.iter_mut().for_each(|v| *v *= 4.0);
         if tokens == 1 {
-            // exp overflows; not among the others, whose errors would vanish in a norm of 1000.
+            // exp and tanh overflow; not among the others, whose errors would vanish in a norm of 1000.
             values[width] = -1000.0;
             values[width + 1] = 1000.0;
         }
         let x = bench.twin(tokens, 2 * width, bytemuck::cast_slice(&values))?;
         let out = bench.twin(tokens, width, &[])?;
         let build = |half: &dyn Fn(&Twin) -> Tensor, _: Side| Op::Glu {
+            rows: Rows::Tokens,
             activation,
             x: half(&x),
             gate: width,
-            up: 0,
+            up: gated.then_some(0),
             out: half(&out),
         };
         worst = worst.max(bench.compare(&step(0, tokens, |_| 0), tokens, &out, &build).await?);
+    }
+    Ok(worst)
+}
+
+async fn layer_norm(bench: &mut Bench) -> Result<f64> {
+    let mut worst = 0f64;
+    let width = bench.rng.random_range(5..2000);
+    // Rows, rows of the head, heads in place.
+    for (tokens, width, runs, head_first) in [(3, width, 1, 0), (2, 512, 1, 2), (2, 24, 5, 0)] {
+        let (offset, cols) = if runs > 1 { (3, runs * width + 7) } else { (0, width) };
+        let (x, out) = (bench.random(tokens + head_first, cols)?, bench.random(tokens, cols)?);
+        let (weight, bias) = (bench.random(1, runs * width)?, bench.random(1, runs * width)?);
+        let rows = if head_first > 0 { Rows::Head } else { Rows::Tokens };
+        let step = Step { head_first, head_rows: tokens, ..step(0, tokens, |_| 0) };
+        let build = |half: &dyn Fn(&Twin) -> Tensor, _: Side| Op::LayerNorm {
+            rows,
+            x: half(&x),
+            offset,
+            width,
+            weight: half(&weight),
+            bias: (head_first > 0).then(|| half(&bias)),
+            eps: 1e-3,
+            out: (runs == 1).then(|| half(&out)),
+        };
+        let read = if runs == 1 { &out } else { &x };
+        worst = worst.max(bench.compare(&step, tokens, read, &build).await?);
+    }
+    Ok(worst)
+}
+
+async fn softcap(bench: &mut Bench) -> Result<f64> {
+    let mut values = bench.values(2 * 300);
+    values.iter_mut().for_each(|v| *v *= 20.0);
+    values[0] = 2000.0; // tanh overflows
+    let x = bench.twin(2, 300, bytemuck::cast_slice(&values))?;
+    let step = Step { head_rows: 2, ..step(0, 1, |_| 0) };
+    let build =
+        |half: &dyn Fn(&Twin) -> Tensor, _: Side| Op::SoftCap { rows: Rows::Head, x: half(&x), cap: 6.0 };
+    bench.compare(&step, 2, &x, &build).await
+}
+
+/// Experts of each token, told apart by random ids.
+fn routes(bench: &mut Bench, tokens: usize, per_token: usize, experts: u32) -> Result<(Twin, Twin)> {
+    let ids: Vec<u32> = (0..tokens * per_token).map(|_| bench.rng.random_range(0..experts)).collect();
+    Ok((bench.twin(tokens, per_token, &ids)?, bench.random(tokens, per_token)?))
+}
+
+/// The choice of experts is seen through [`Op::Combine`] of rows that differ.
+async fn route(bench: &mut Bench) -> Result<f64> {
+    let mut worst = 0f64;
+    for (tokens, experts, per_token, normalized) in [(3, 8, 2, true), (2, 300, 6, false)] {
+        let mut values = bench.values(tokens * experts);
+        values.iter_mut().for_each(|v| *v *= 3.0);
+        (values[1], values[experts - 2]) = (3.5, 3.5); // equals: the first goes first
+        let logits = bench.twin(tokens, experts, bytemuck::cast_slice(&values))?;
+        let (ids, weights) = routes(bench, tokens, per_token, 1)?;
+        let build = |half: &dyn Fn(&Twin) -> Tensor, _: Side| Op::Route {
+            logits: half(&logits),
+            normalized,
+            routes: Routes { ids: half(&ids), weights: half(&weights) },
+        };
+        worst = worst.max(bench.compare(&step(0, tokens, |_| 0), tokens, &weights, &build).await?);
+        let chosen = bench.gpu.read_words(&ids.gpu, 0, tokens * per_token).await?;
+        let wanted = bench.cpu.read_words(&ids.cpu, 0, tokens * per_token).await?;
+        if chosen != wanted {
+            return Err(Error::Gpu(format!("chose experts {chosen:?}, the twin {wanted:?}")));
+        }
+    }
+    Ok(worst)
+}
+
+async fn combine(bench: &mut Bench) -> Result<f64> {
+    let mut worst = 0f64;
+    for (tokens, per_token, add) in [(2, 3, true), (3, 2, false)] {
+        let (ids, weights) = routes(bench, tokens, per_token, 1)?;
+        let (x, out) = (bench.random(tokens * per_token, 100)?, bench.random(tokens, 100)?);
+        let build = |half: &dyn Fn(&Twin) -> Tensor, _: Side| Op::Combine {
+            x: half(&x),
+            routes: Routes { ids: half(&ids), weights: half(&weights) },
+            out: half(&out),
+            add,
+        };
+        worst = worst.max(bench.compare(&step(0, tokens, |_| 0), tokens, &out, &build).await?);
+    }
+    Ok(worst)
+}
+
+/// Two parts of a stack of four experts; rows of the third, which is in none, are left as they are.
+async fn expert_product(bench: &mut Bench, codec: &Arc<dyn Codec>) -> Result<f64> {
+    let mut worst = 0f64;
+    let (n, tokens, per_token) = (EXPERT_ROWS, 5, 3);
+    for ((shared, first), experts, cols) in [(EXPERT_SHARES[0], 2, 96), (EXPERT_SHARES[1], 1, 132)] {
+        let rows = experts * n;
+        let matrix = bench.matrix(codec, Shape { rows, cols })?;
+        let (ids, weights) = routes(bench, tokens, per_token, 4)?;
+        let x = bench.random(tokens * per_token / shared, cols)?;
+        let (out, bias) = (bench.random(tokens * per_token, n + 9)?, bench.random(1, rows)?);
+        let mut order: Vec<u32> = (0..cols as u32).collect();
+        order.shuffle(&mut bench.rng);
+        let permutation = bench.twin(1, cols, &order)?;
+        let build = |half: &dyn Fn(&Twin) -> Tensor, side: Side| Op::ExpertProduct {
+            matrix: matrix[side as usize].clone(),
+            first,
+            n,
+            x: half(&x),
+            shared,
+            permutation: (first > 0).then(|| half(&permutation)),
+            bias: (first == 0).then(|| half(&bias)),
+            routes: Routes { ids: half(&ids), weights: half(&weights) },
+            out: half(&out),
+            offset: 4,
+        };
+        let step = step(0, tokens, |_| 0);
+        worst = worst.max(bench.compare(&step, tokens * per_token, &out, &build).await?);
     }
     Ok(worst)
 }
@@ -544,6 +677,15 @@ async fn argmax(bench: &mut Bench) -> Result<f64> {
 
 /// Sizes of Hadamard transforms that always run: runs without a mix, both sides of 4096, 28 and 172.
 const HADAMARDS: [usize; 4] = [4, 128, 8192, 11008];
+
+/// Every activation, with its name.
+const ACTIVATIONS: [(Activation, &str); 5] = [
+    (Activation::Silu, "silu"),
+    (Activation::GeluTanh, "gelu"),
+    (Activation::Relu, "relu"),
+    (Activation::SquaredRelu, "relu2"),
+    (Activation::Clamped { limit: 3.0 }, "clamped"),
+];
 
 /// What a run of `verify` is in the middle of.
 struct Run<'a> {
@@ -617,6 +759,7 @@ pub async fn verify_only(
             let many = async |b: &mut Bench| product_int8(b, &codec, tokens, slots).await;
             run.case("matmul in integers", &name, 0.0, many).await?;
         }
+        run.case("expert_product", &name, TOLERANCE_F32, async |b| expert_product(b, &codec).await).await?;
     }
     let given = |code, scale| Activations { scale: ActivationScale::Static(scale), ..code };
     for (scheme, name) in [
@@ -644,9 +787,13 @@ pub async fn verify_only(
     run.case("rms_norm", "", TOLERANCE_F32, async |b| rms_norm(b).await).await?;
     run.case("scale", "", TOLERANCE_F32, async |b| scale(b).await).await?;
     run.case("sparse", "", TOLERANCE_F32, async |b| sparse(b).await).await?;
-    for (activation, name) in [(Activation::Silu, "SiLU"), (Activation::SquaredRelu, "squared ReLU")] {
+    run.case("layer_norm", "", TOLERANCE_F32, async |b| layer_norm(b).await).await?;
+    for (activation, name) in ACTIVATIONS {
         run.case("glu", name, TOLERANCE_F32, async |b| glu(b, activation).await).await?;
     }
+    run.case("softcap", "", TOLERANCE_F32, async |b| softcap(b).await).await?;
+    run.case("route", "", TOLERANCE_F32, async |b| route(b).await).await?;
+    run.case("combine", "", TOLERANCE_F32, async |b| combine(b).await).await?;
     run.case("argmax", "", 0.0, async |b| argmax(b).await).await?;
     Ok(run.outcomes)
 }

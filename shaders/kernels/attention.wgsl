@@ -1,7 +1,8 @@
-// out[t, head] = softmax(q·Kᵀ / sqrt(head_dim))·V, causal, grouped queries; one head of one token a workgroup.
+// out[t, head] = softmax(scale·q·Kᵀ)·V, causal, grouped queries; one head of one token a workgroup.
+// Scores may be capped (Gemma 2), and a sink for each head may take its share of the softmax (gpt-oss).
 // The positions go by in tiles of LANES with an online softmax (Milakov & Gimelshein 2018).
 // qkv: [tokens, stride], out: [tokens, heads · head_dim]; cache layout as in rope.wgsl.
-// requires: lib/step.wgsl, reduce, cache
+// requires: lib/step.wgsl, lib/tanh.wgsl, reduce, cache
 
 struct Attention {
     heads: u32,
@@ -11,8 +12,11 @@ struct Attention {
     context: u32,
     window: u32, // positions a query sees, its own included
     scale: f32,
+    softcap: f32, // 0: none
+    sinks: u32,   // 1: there are some
 }
 @group(0) @binding(3) var<uniform> P: Attention;
+@group(0) @binding(0) var<storage, read> sinks: array<f32>;
 @group(0) @binding(4) var<storage, read> qkv: array<f32>;
 @group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;
 @group(0) @binding(7) var<storage, read> keys: array<Cached>;
@@ -45,6 +49,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let share = lane.x / D4;
     var most = -3.4e38;
     var total = 0.0;
+    if (P.sinks == 1u) {
+        most = sinks[head];
+        total = 1.0;
+    }
     var sum = vec4(0.0);
     for (var first = start; first < end; first += LANES) {
         let position = first + lane.x;
@@ -55,6 +63,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
                 products += query[i] * from_cache(keys[(kv_head * D4 + i) * P.context + position]);
             }
             score = products.x + products.y + products.z + products.w;
+            if (P.softcap > 0.0) {
+                score = P.softcap * bounded_tanh(score / P.softcap);
+            }
         }
         let new_most = max(most, reduce_max(score, lane.x));
         var weight = 0.0;

@@ -1,4 +1,5 @@
-// out[t, :] = row token_ids[t] of the matrix (embedding). out: [tokens, cols].
+// out[t, :] = row token_ids[t] of the matrix: the embedding; with POSITIONS the row of the token's position, FIRST being
+// that of position 0, is added. out: [tokens, cols].
 // requires: codec, lib/product.wgsl, lib/step.wgsl
 
 @group(0) @binding(5) var<storage, read_write> y: array<vec4<f32>>;
@@ -9,15 +10,24 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     prepare(lane.x, 64u);
     workgroupBarrier();
     let token = group.y;
-    let id = step[TOKEN_IDS + token];
+    var id = step[TOKEN_IDS + token];
+    if (POSITIONS) {
+        id = FIRST + step[POSITION] + token;
+    }
     let i = group.x * 64u + lane.x;
     if (id < P.first_row || id - P.first_row >= P.rows || 8u * i >= P.cols) {
         return;
     }
-    let w = decode8(id - P.first_row, i);
+    var w = decode8(id - P.first_row, i);
     let at = token * P.y_stride + 2u * i;
+    if (POSITIONS) {
+        w.a += y[at];
+    }
     y[at] = w.a;
     if (8u * i + 4u < P.cols) {
+        if (POSITIONS) {
+            w.b += y[at + 1u];
+        }
         y[at + 1u] = w.b;
     }
 }

@@ -1,4 +1,4 @@
-// out[t, i] = x[t, i] / sqrt(mean(x[t]²) + eps) · weight[i] (Zhang & Sennrich 2019); a workgroup a row.
+// out[t, i] (+)= x[t, i] / sqrt(mean(x[t]²) + eps) · weight[i] (Zhang & Sennrich 2019); a workgroup a row.
 // x: [tokens, width], out: [rows, width]; the head takes rows HEAD_FIRST … of x.
 // requires: lib/step.wgsl, reduce
 
@@ -24,6 +24,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     }
     let scale = inverseSqrt(reduce_add(squares, lane.x) / f32(P.width) + P.eps);
     for (var i = lane.x; i < P.width; i += LANES) {
-        y[group.x * P.width + i] = x[source * P.width + i] * scale * weight[i];
+        let at = group.x * P.width + i;
+        var value = x[source * P.width + i] * scale * weight[i];
+        if (ADD) {
+            value += y[at];
+        }
+        y[at] = value;
     }
 }

@@ -1,6 +1,6 @@
 // One head of q, k or v a workgroup: optional RMSNorm of the head (Qwen3), rotary embedding of q and k
-// (Su et al. 2021, rotate-half), then k and v into the cache and q back in place.
-// qkv: [tokens, stride]; rotations: [positions, head_dim] as head_dim/2 (cos, sin) pairs.
+// (Su et al. 2021), of halves or of neighbouring channels, then k and v into the cache and q back in place.
+// qkv: [tokens, stride]; rotations: [positions, 2 · planes] as (cos, sin) pairs; the first 2 · planes channels turn.
 // keys: [kv_head][head_dim / 4][context], values: [kv_head][context][head_dim / 4], entries of four.
 // requires: lib/step.wgsl, reduce, cache
 
@@ -13,6 +13,8 @@ struct Rope {
     v_offset: u32,
     context: u32,
     eps: f32,
+    planes: u32,
+    interleaved: u32,
 }
 @group(0) @binding(3) var<uniform> P: Rope;
 @group(0) @binding(0) var<storage, read> rotations: array<vec2<f32>>;
@@ -22,7 +24,6 @@ struct Rope {
 @group(0) @binding(7) var<storage, read_write> keys: array<Cached>;
 @group(0) @binding(8) var<storage, read_write> values: array<Cached>;
 
-const HALF: u32 = HEAD_DIM / 2u;
 var<workgroup> head: array<f32, HEAD_DIM>;
 
 @compute @workgroup_size(LANES)
@@ -53,12 +54,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         workgroupBarrier();
     }
     if (!is_v) {
-        for (var i = lane.x; i < HALF; i += LANES) {
-            let r = rotations[position * HALF + i];
-            let a = head[i];
-            let b = head[i + HALF];
-            head[i] = a * r.x - b * r.y;
-            head[i + HALF] = b * r.x + a * r.y;
+        for (var i = lane.x; i < P.planes; i += LANES) {
+            let r = rotations[position * P.planes + i];
+            let first = select(i, 2u * i, P.interleaved == 1u);
+            let second = select(i + P.planes, 2u * i + 1u, P.interleaved == 1u);
+            let a = head[first];
+            let b = head[second];
+            head[first] = a * r.x - b * r.y;
+            head[second] = b * r.x + a * r.y;
         }
     }
     workgroupBarrier();

@@ -252,7 +252,11 @@ impl Weights for RandomModel {
 
     async fn vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
         let of_heads = name.contains("q_norm") || name.contains("k_norm");
-        let has = !of_heads || architecture(&self.config).is_some_and(|a| a.qk_norms);
+        let has = if of_heads {
+            architecture(&self.config).is_some_and(|a| a.qk_norms)
+        } else {
+            name.ends_with("norm.weight")
+        };
         Ok(has.then(|| vec![1.0; len]))
     }
 }

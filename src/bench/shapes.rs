@@ -1,7 +1,8 @@
 //! Sizes of models that people run, so that their speed can be measured without a download.
 
 use crate::error::{Error, Result};
-use crate::model::{ModelConfig, Rope, RopeScaling};
+use crate::model::{Constants, ModelConfig, Rope};
+use crate::ops::Activation;
 
 /// The sizes of one model, from its `config.json`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -91,9 +92,13 @@ impl ShapeSpec {
             ffn: self.ffn,
             vocab: self.vocab,
             norm_eps: 1e-5,
-            rope: Rope { theta: self.theta, scaling: RopeScaling::None },
+            rope: Rope::plain(self.theta, self.head_dim),
             context: self.context,
             window: None,
+            alternating: None,
+            experts: None,
+            activation: Activation::Silu,
+            constants: Constants::default(),
             tied: self.tied,
             bos: None,
             eos: Vec::new(),

@@ -417,6 +417,8 @@ fn parse(bytes: &[u8], source: &Arc<dyn Source>) -> Parsed<(Metadata, Vec<Tensor
         }
         infos.push((tensor, offset));
     }
+    let arch = metadata.architecture().unwrap_or_default().to_owned();
+    let arch = arch.as_str();
     let data = (cursor.at as u64).checked_next_multiple_of(alignment);
     let mut tensors = Vec::new();
     for (mut tensor, offset) in infos {
@@ -432,7 +434,7 @@ fn parse(bytes: &[u8], source: &Arc<dyn Source>) -> Parsed<(Metadata, Vec<Tensor
             return Err(Stop::Bad(error.remedy("the file may be truncated: fetch it again")));
         };
         tensor.range = start..end;
-        tensor.name = hugging_face_name(&tensor.name);
+        tensor.name = hugging_face_name(&tensor.name, arch);
         tensors.push(tensor);
     }
     Ok((metadata, tensors))

@@ -2,11 +2,17 @@
 //! of the hyper-parameters.
 
 use super::gguf::Metadata;
+use super::tensor::TensorInfo;
 use crate::error::{Error, Result};
-use crate::model::{ARCHITECTURES, ModelConfig, Rope, RopeScaling};
+use crate::model::{
+    ARCHITECTURES, Alternating, Architecture, Constants, Experts, ModelConfig, NormKind, Rope, RopeScaling,
+    Windows,
+};
+use crate::ops::Activation;
 
-/// llama.cpp's name of a tensor of the Llama family → Hugging Face's; others stay as they are.
-pub fn hugging_face_name(name: &str) -> String {
+/// llama.cpp's name of a tensor of a model of `general.architecture` `arch` → Hugging Face's of the Llama family; others
+/// stay as they are.
+pub fn hugging_face_name(name: &str, arch: &str) -> String {
     let Some((stem, end)) = name.rsplit_once('.') else { return name.to_string() };
     match stem {
         "token_embd" => return format!("model.embed_tokens.{end}"),
@@ -24,23 +30,60 @@ pub fn hugging_face_name(name: &str) -> String {
         "attn_output" => "self_attn.o_proj",
         "attn_q_norm" => "self_attn.q_norm",
         "attn_k_norm" => "self_attn.k_norm",
-        "attn_norm" => "input_layernorm",
-        "ffn_norm" => "post_attention_layernorm",
+        "attn_qkv" => "self_attn.qkv_proj",
+        "attn_sinks" => return format!("model.layers.{layer}.self_attn.sinks"),
         "ffn_gate" => "mlp.gate_proj",
+        "ffn_up" if arch == "phi3" => "mlp.gate_up_proj",
         "ffn_up" => "mlp.up_proj",
         "ffn_down" => "mlp.down_proj",
-        _ => return name.to_string(),
+        "ffn_gate_inp" => "mlp.gate",
+        "ffn_gate_exps" => "mlp.experts.gate_proj",
+        "ffn_up_exps" => "mlp.experts.up_proj",
+        "ffn_down_exps" => "mlp.experts.down_proj",
+        _ => {
+            // Before they were stacked, experts were tensors of their own: `ffn_gate.3`.
+            let expert = part.split_once('.').and_then(|(part, expert)| {
+                let part =
+                    ["gate", "up", "down"].into_iter().find(|p| part.strip_prefix("ffn_") == Some(p))?;
+                Some(format!("mlp.experts.{expert}.{part}_proj"))
+            });
+            let known = ARCHITECTURES.iter().find(|a| a.gguf == Some(arch));
+            let norm = |a: &Architecture| Some(a.norms[a.gguf_norms.iter().position(|n| *n == part)?]);
+            match expert.or(known.and_then(norm).map(String::from)) {
+                Some(module) => return format!("model.layers.{layer}.{module}.{end}"),
+                None => return name.to_string(),
+            }
+        }
     };
     format!("model.layers.{layer}.{module}.{end}")
 }
 
+/// A stack of experts `[experts, n, k]` as a tensor an expert; any other tensor as it is.
+pub(super) fn experts(tensor: TensorInfo) -> Vec<TensorInfo> {
+    let (Some((head, part)), [count, n, k]) = (tensor.name.split_once(".experts."), &tensor.shape[..]) else {
+        return vec![tensor];
+    };
+    let size = tensor.bytes() / (*count).max(1) as u64;
+    let expert = |e: usize| TensorInfo {
+        name: format!("{head}.experts.{e}.{part}"),
+        shape: vec![*n, *k],
+        range: tensor.range.start + e as u64 * size..tensor.range.start + (e as u64 + 1) * size,
+        ..tensor.clone()
+    };
+    (0..*count).map(expert).collect()
+}
+
+/// Tensors of factors that frequencies of the rotary embedding are divided by: of all texts, of short and of long ones.
+pub(super) const ROPE_FACTORS: [&str; 3] =
+    ["rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"];
+
 /// The hyper-parameters that `metadata` spells out. `head` and `vocab` come from the tensors: whether there is an
-/// output matrix, and the rows of the embedding. `factors` is `rope_freqs.weight`.
+/// output matrix, and the rows of the embedding. `factors` are those of [`ROPE_FACTORS`].
 pub fn config(
     metadata: &Metadata,
     head: bool,
     vocab: Option<usize>,
-    factors: Option<Vec<f32>>,
+    factors: [Option<Vec<f32>>; 3],
 ) -> Result<ModelConfig> {
     let arch = metadata.architecture()?;
     if !ARCHITECTURES.iter().any(|a| a.gguf == Some(arch)) {
@@ -59,9 +102,6 @@ pub fn config(
     };
     let size = |key: &str| optional(key)?.ok_or_else(|| metadata.missing(&format!("{arch}.{key}")));
     let float = |key: &str| metadata.float(&format!("{arch}.{key}"));
-    if optional("expert_count")?.is_some_and(|n| n > 0) {
-        return Err(Error::unsupported("mixture of experts").file(&metadata.file));
-    }
     let context = size("context_length")?;
     let hidden = size("embedding_length")?;
     let heads = size("attention.head_count")?;
@@ -75,8 +115,27 @@ pub fn config(
             return Err(Error::invalid(what).file(&metadata.file));
         }
     };
-    for key in ["attention.value_length", "rope.dimension_count"] {
-        if let Some(found) = optional(key)?.filter(|&n| n != head_dim) {
+    let experts = match optional("expert_count")?.filter(|&n| n > 0) {
+        None => None,
+        Some(count) => Some(Experts {
+            count,
+            per_token: size("expert_used_count")?,
+            ffn: match optional("expert_feed_forward_length")? {
+                Some(ffn) => ffn,
+                None => size("feed_forward_length")?,
+            },
+            normalized: true,
+        }),
+    };
+    let known = known_architecture(arch, experts.is_some());
+    let layers = size("block_count")?;
+    let dims = optional("rope.dimension_count")?.unwrap_or(head_dim);
+    let turning = if known.partial_rope { head_dim } else { dims };
+    for (key, value) in [
+        ("attention.value_length", optional("attention.value_length")?),
+        ("rope.dimension_count", Some(turning)),
+    ] {
+        if let Some(found) = value.filter(|&n| n != head_dim) {
             let error = Error::unsupported(format!("{arch}.{key}")).file(&metadata.file);
             return Err(error.expected(format!("the head's width {head_dim}")).found(found));
         }
@@ -86,8 +145,16 @@ pub fn config(
         None => float("rope.scale_linear")?,
     };
     let kind = metadata.string(&format!("{arch}.rope.scaling.type"))?;
-    let scaling = match (factors, kind, factor) {
+    let wide = |factors: Vec<f32>| factors.into_iter().map(f64::from).collect();
+    let [all, short, long] = factors;
+    let scaling = match (all, kind, factor) {
         (Some(factors), ..) => RopeScaling::Factors(factors),
+        (None, ..) if short.is_some() || long.is_some() => RopeScaling::Long {
+            short: short.map(wide).unwrap_or_default(),
+            long: long.map(wide).unwrap_or_default(),
+            original: size("rope.scaling.original_context_length")?,
+            amplitude: float("rope.scaling.attn_factor")?.unwrap_or(1.0),
+        },
         (None, Some("linear") | None, Some(factor)) if factor != 1.0 => RopeScaling::Linear { factor },
         (None, Some("none" | "linear") | None, _) => RopeScaling::None,
         (None, Some(kind), _) => {
@@ -95,6 +162,28 @@ pub fn config(
                 .file(&metadata.file)
                 .expected("none, linear or rope_freqs.weight"));
         }
+    };
+    let theta = float("rope.freq_base")?.unwrap_or(10_000.0);
+    let rope = Rope { scaling, interleaved: known.interleaved_rope, dims, ..Rope::plain(theta, head_dim) };
+    let window = optional("attention.sliding_window")?.filter(|&n| n > 0);
+    // llama.cpp knows which layers slide, and what those rotate by, from the architecture.
+    let alternating = match known.windows {
+        Windows::AllBut(every) if window.is_some() => Some(Alternating {
+            sliding: (0..layers.min(1 << 16)).map(|layer| !(layer + 1).is_multiple_of(every)).collect(),
+            local_rope: (arch == "gemma3").then(|| Rope::plain(10_000.0, head_dim)),
+        }),
+        _ => None,
+    };
+    let gemma = known.norm == NormKind::RmsPlusOne;
+    // So it does which Gemmas divide scores by another width than the head's: the ones with 27 billion weights.
+    let wide = matches!((arch, layers), ("gemma2", 46) | ("gemma3", 62));
+    let constant = |key: &str| Ok::<_, Error>(float(key)?.map(|x| x as f32));
+    let constants = Constants {
+        embedding_scale: if gemma { (hidden as f32).sqrt() } else { 1.0 },
+        attention_width: wide.then(|| hidden as f32 / heads as f32),
+        attention_softcap: constant("attn_logit_softcapping")?,
+        logit_softcap: constant("final_logit_softcapping")?,
+        logit_scale: constant("logit_scale")?.unwrap_or(1.0),
     };
     let token = |key: &str| -> Result<Option<u32>> {
         let id = metadata.unsigned(&format!("tokenizer.ggml.{key}"))?;
@@ -106,24 +195,35 @@ pub fn config(
     }
     let tokens = metadata.strings("tokenizer.ggml.tokens")?.map(<[String]>::len);
     let config = ModelConfig {
-        architecture: arch.to_string(),
+        architecture: known.name.to_string(),
         hidden,
-        layers: size("block_count")?,
+        layers,
         heads,
         kv_heads: optional("attention.head_count_kv")?.unwrap_or(heads),
         head_dim,
-        ffn: size("feed_forward_length")?,
+        ffn: match optional("feed_forward_length")? {
+            Some(ffn) => ffn,
+            None => experts
+                .as_ref()
+                .map(|e| e.ffn)
+                .ok_or_else(|| metadata.missing(&format!("{arch}.feed_forward_length")))?,
+        },
         vocab: match vocab.or(optional("vocab_size")?).or(tokens) {
             Some(vocab) => vocab,
             None => return Err(metadata.missing(&format!("{arch}.vocab_size"))),
         },
-        norm_eps: match float("attention.layer_norm_rms_epsilon")? {
+        norm_eps: match float("attention.layer_norm_rms_epsilon")?.or(float("attention.layer_norm_epsilon")?)
+        {
             Some(eps) => eps as f32,
             None => return Err(metadata.missing(&format!("{arch}.attention.layer_norm_rms_epsilon"))),
         },
-        rope: Rope { theta: float("rope.freq_base")?.unwrap_or(10_000.0), scaling },
+        rope,
         context,
-        window: optional("attention.sliding_window")?.filter(|&n| n > 0),
+        window,
+        alternating,
+        experts,
+        activation: if gemma { Activation::GeluTanh } else { Activation::Silu },
+        constants,
         tied: !head,
         bos: token("bos_token_id")?,
         eos,
@@ -131,6 +231,13 @@ pub fn config(
     config.check(&metadata.file)?;
     check_scaling(&config, &metadata.file)?;
     Ok(config)
+}
+
+/// The entry of `general.architecture`; a Llama with experts is a Mixtral.
+fn known_architecture(arch: &str, experts: bool) -> &'static Architecture {
+    let name = if arch == "llama" && experts { Some("mixtral") } else { None };
+    let found = ARCHITECTURES.iter().find(|a| name.map_or(a.gguf == Some(arch), |name| a.name == name));
+    found.unwrap_or(&ARCHITECTURES[0])
 }
 
 /// Factors are positive numbers, one for each pair of channels.

@@ -7,13 +7,18 @@ use super::Files;
 use super::safetensors;
 use super::tensor::Tensors;
 use crate::error::{Error, Result};
-use crate::model::{ARCHITECTURES, ModelConfig, Rope, RopeScaling};
+use crate::model::{
+    ARCHITECTURES, Alternating, Architecture, Constants, Experts, ModelConfig, NormKind, Rope, RopeScaling,
+    Windows,
+};
 use crate::ops::Activation;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
 /// Longer JSON files than this are no configuration.
 const MAX_JSON: u64 = 16 << 20;
+/// Nor have models more layers.
+const MAX_LAYERS: usize = 1 << 16;
 
 /// The JSON object in file `name`, if there is such a file.
 pub(crate) async fn json(files: &Files, name: &str) -> Result<Option<Value>> {
@@ -113,7 +118,7 @@ pub fn parse_config(config: &[u8], generation: Option<&[u8]>) -> Result<ModelCon
     model_config(&config, generation.as_ref(), "config.json")
 }
 
-fn architecture(keys: &Keys) -> Result<&'static str> {
+fn architecture(keys: &Keys) -> Result<&'static Architecture> {
     let class = keys.get("architectures").and_then(|v| v.get(0)).and_then(Value::as_str);
     // AQLM's first models came with code of their own: `llama_aqlm`.
     let model_type = keys.text("model_type")?.map(|name| name.strip_suffix("_aqlm").unwrap_or(name));
@@ -123,9 +128,10 @@ fn architecture(keys: &Keys) -> Result<&'static str> {
     let known = ARCHITECTURES.iter().find(|a| a.name == name || a.class.eq_ignore_ascii_case(name));
     match known {
         // `model_type` llama with a head of another kind (a classifier, a reward model) generates no text.
-        Some(known) if class.is_none_or(|c| c.eq_ignore_ascii_case(known.class)) => Ok(known.name),
+        Some(known) if class.is_none_or(|c| c.eq_ignore_ascii_case(known.class)) => Ok(known),
         _ => {
-            let names: Vec<&str> = ARCHITECTURES.iter().map(|a| a.class).collect();
+            let runs = ARCHITECTURES.iter().filter(|a| a.missing.is_none());
+            let names: Vec<&str> = runs.map(|a| a.class).collect();
             Err(Error::unsupported(format!("architecture {}", class.unwrap_or(name)))
                 .file(keys.file)
                 .expected(names.join(", ")))
@@ -133,23 +139,39 @@ fn architecture(keys: &Keys) -> Result<&'static str> {
     }
 }
 
+/// The part of a configuration that is about text: all of it, but for models that see as well.
+fn text_config(config: &Value) -> Value {
+    let Some(text) = config.get("text_config").filter(|text| text.is_object()) else { return config.clone() };
+    let mut text = text.clone();
+    for key in ["eos_token_id", "bos_token_id", "tie_word_embeddings"] {
+        if let (None, Some(value)) = (text.get(key), config.get(key)) {
+            text[key] = value.clone();
+        }
+    }
+    text
+}
+
+/// `config` with what its class supplies where it is silent.
+fn with_defaults(mut config: Value, defaults: &str) -> Value {
+    let defaults: Map<String, Value> = serde_json::from_str(defaults).unwrap_or_default();
+    if let Some(map) = config.as_object_mut() {
+        for (key, value) in defaults {
+            map.entry(key).or_insert(value);
+        }
+    }
+    config
+}
+
 /// The hyper-parameters of a parsed `config.json`, or of what `file` has of its keys.
 pub(crate) fn model_config(config: &Value, generation: Option<&Value>, file: &str) -> Result<ModelConfig> {
-    let keys = Keys::new(config, file);
-    let architecture = architecture(&keys)?;
-    let known = ARCHITECTURES.iter().find(|a| a.name == architecture);
-    let acts: &[&str] = match known.map(|a| a.activation) {
-        Some(Activation::SquaredRelu) => &["relu2"],
-        _ => &["silu", "swish"],
-    };
-    if let Some(act) = keys.text("hidden_act")?.filter(|act| !acts.contains(act)) {
-        let error = Error::unsupported(format!("hidden_act {act}")).file(keys.file);
-        return Err(error.expected(acts.join(" or ")));
-    }
+    let config = text_config(config);
+    let arch = architecture(&Keys::new(&config, file))?;
+    let config = with_defaults(config, arch.defaults);
+    let keys = Keys::new(&config, file);
     let hidden = keys.require("hidden_size")?;
     let layers = keys.require("num_hidden_layers")?;
     let heads = keys.require("num_attention_heads")?;
-    let head_dim = match keys.size("head_dim")? {
+    let head_dim = match keys.size("head_dim")?.or(keys.size("v_head_dim")?) {
         Some(width) => width,
         None if heads > 0 && hidden.is_multiple_of(heads) => hidden / heads,
         None => {
@@ -158,7 +180,10 @@ pub(crate) fn model_config(config: &Value, generation: Option<&Value>, file: &st
         }
     };
     let positions = keys.size("max_position_embeddings")?.unwrap_or(2048);
-    let (rope, context) = rope(&keys, head_dim, positions)?;
+    let (mut rope, local_rope, context) = rope(&keys, arch, head_dim, positions)?;
+    if arch.learned_positions.is_some() {
+        rope.dims = 0;
+    }
     let mut eos = keys.tokens("eos_token_id")?;
     let generation = generation.map(|g| Keys::new(g, "generation_config.json"));
     if let Some(more) = &generation {
@@ -168,19 +193,32 @@ pub(crate) fn model_config(config: &Value, generation: Option<&Value>, file: &st
             }
         }
     }
+    let (window, sliding) = windows(&keys, arch, layers)?;
+    let alternating = match (sliding, local_rope) {
+        (None, None) => None,
+        (sliding, local_rope) => Some(Alternating {
+            sliding: sliding.unwrap_or_else(|| vec![window.is_some(); layers]),
+            local_rope,
+        }),
+    };
+    refuse_variants(&keys, hidden)?;
     let config = ModelConfig {
-        architecture: architecture.to_string(),
+        architecture: arch.name.to_string(),
         hidden,
         layers,
         heads,
         kv_heads: keys.size("num_key_value_heads")?.unwrap_or(heads),
         head_dim,
-        ffn: keys.require("intermediate_size")?,
+        ffn: keys.size("ffn_dim")?.map_or_else(|| keys.require("intermediate_size"), Ok)?,
         vocab: keys.require("vocab_size")?,
-        norm_eps: keys.number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
+        norm_eps: keys.number("rms_norm_eps")?.or(keys.number("layer_norm_eps")?).unwrap_or(1e-6) as f32,
         rope,
         context,
-        window: window(&keys, architecture, layers)?,
+        window,
+        alternating,
+        experts: experts(&keys)?,
+        activation: activation(&keys)?,
+        constants: constants(&keys, arch, hidden)?,
         tied: keys.flag("tie_word_embeddings")?,
         bos: keys.tokens("bos_token_id")?.first().copied(),
         eos,
@@ -189,89 +227,221 @@ pub(crate) fn model_config(config: &Value, generation: Option<&Value>, file: &st
     Ok(config)
 }
 
-/// The rotary embedding, and the positions that a model with `positions` of them has after scaling.
-fn rope(keys: &Keys, head_dim: usize, positions: usize) -> Result<(Rope, usize)> {
+/// Switches of some configurations that change the forward pass to one that is not written.
+fn refuse_variants(keys: &Keys, hidden: usize) -> Result<()> {
+    let unsupported = |what: String| Err(Error::unsupported(what).file(keys.file));
+    if keys.get("do_layer_norm_before").is_some_and(|before| before == false) {
+        return unsupported("do_layer_norm_before false".into());
+    }
+    if let Some(width) = keys.size("word_embed_proj_dim")?.filter(|&width| width != hidden) {
+        return unsupported(format!("word_embed_proj_dim {width} beside hidden_size {hidden}"));
+    }
+    if let Some(step) = keys.size("decoder_sparse_step")?.filter(|&step| step != 1) {
+        return unsupported(format!("decoder_sparse_step {step}"));
+    }
+    match keys.get("mlp_only_layers").and_then(Value::as_array).filter(|dense| !dense.is_empty()) {
+        Some(_) => unsupported("layers with experts beside layers without (mlp_only_layers)".into()),
+        None => Ok(()),
+    }
+}
+
+fn activation(keys: &Keys) -> Result<Activation> {
+    if let Some(limit) = keys.number("swiglu_limit")? {
+        return Ok(Activation::Clamped { limit: limit as f32 });
+    }
+    let mut name = None;
+    for key in ["hidden_activation", "activation_function", "hidden_act"] {
+        name = name.or(keys.text(key)?);
+    }
+    match name.unwrap_or("silu") {
+        "silu" | "swish" => Ok(Activation::Silu),
+        "gelu_pytorch_tanh" | "gelu_new" | "gelu_tanh" => Ok(Activation::GeluTanh),
+        "relu" => Ok(Activation::Relu),
+        "relu2" => Ok(Activation::SquaredRelu),
+        act => Err(Error::unsupported(format!("hidden_act {act}"))
+            .file(keys.file)
+            .expected("silu, gelu_pytorch_tanh, relu or relu2")),
+    }
+}
+
+fn experts(keys: &Keys) -> Result<Option<Experts>> {
+    let mut count = None;
+    for key in ["num_local_experts", "num_experts", "n_routed_experts"] {
+        count = count.or(keys.size(key)?);
+    }
+    let Some(count) = count else { return Ok(None) };
+    let ffn = match keys.size("moe_intermediate_size")? {
+        Some(ffn) => ffn,
+        None => keys.require("intermediate_size")?,
+    };
+    let (per_token, normalized) = (keys.require("num_experts_per_tok")?, keys.flag("norm_topk_prob")?);
+    Ok(Some(Experts { count, per_token, ffn, normalized }))
+}
+
+fn constants(keys: &Keys, arch: &Architecture, hidden: usize) -> Result<Constants> {
+    let number = |key: &str| Ok::<_, Error>(keys.number(key)?.map(|x| x as f32));
+    Ok(Constants {
+        // Gemma scales by a root that no key spells out.
+        embedding_scale: if arch.norm == NormKind::RmsPlusOne { (hidden as f32).sqrt() } else { 1.0 },
+        attention_width: number("query_pre_attn_scalar")?,
+        attention_softcap: number("attn_logit_softcapping")?,
+        logit_softcap: number("final_logit_softcapping")?,
+        logit_scale: number("logit_scale")?.unwrap_or(1.0),
+    })
+}
+
+/// The rotary embedding, that of layers with a window where it is another one, and the positions that a model with
+/// `positions` of them has after scaling.
+fn rope(
+    keys: &Keys,
+    arch: &Architecture,
+    head_dim: usize,
+    positions: usize,
+) -> Result<(Rope, Option<Rope>, usize)> {
     let parameters = keys.get("rope_parameters").or(keys.get("rope_scaling")).unwrap_or(&Value::Null);
     if !(parameters.is_object() || parameters.is_null()) {
         return Err(keys.invalid("rope_scaling", parameters));
     }
-    let inner = Keys::new(parameters, keys.file);
-    let theta = match inner.number("rope_theta")? {
-        Some(theta) => theta,
-        None => keys.number("rope_theta")?.unwrap_or(10_000.0),
+    let one = |parameters: &Value, theta: f64| {
+        let rope = Rope { interleaved: arch.interleaved_rope, ..Rope::plain(theta, head_dim) };
+        scaled_rope(keys, rope, arch.partial_rope, parameters, positions)
     };
-    for keys in [keys, &inner] {
-        if let Some(part) = keys.number("partial_rotary_factor")?.filter(|&part| part != 1.0) {
+    let theta = keys.number("rope_theta")?.unwrap_or(10_000.0);
+    if let Some(global) = parameters.get("full_attention") {
+        let local = parameters.get("sliding_attention").unwrap_or(&Value::Null);
+        let (global, context) = one(global, theta)?;
+        return Ok((global, Some(one(local, theta)?.0), context));
+    }
+    let local = keys.number("rope_local_base_freq")?.map(|theta| one(&Value::Null, theta)).transpose()?;
+    let (global, context) = one(parameters, theta)?;
+    Ok((global, local.map(|(rope, _)| rope), context))
+}
+
+/// `rope` as `parameters` scale it, and the positions that a model with `positions` of them then has.
+fn scaled_rope(
+    keys: &Keys,
+    mut rope: Rope,
+    partial: bool,
+    parameters: &Value,
+    positions: usize,
+) -> Result<(Rope, usize)> {
+    let inner = Keys::new(parameters, keys.file);
+    rope.theta = inner.number("rope_theta")?.unwrap_or(rope.theta);
+    let part = match inner.number("partial_rotary_factor")? {
+        Some(part) => Some(part),
+        None => keys.number("partial_rotary_factor")?,
+    };
+    if let Some(part) = part.filter(|&part| part != 1.0) {
+        if !partial || !(0.0..1.0).contains(&part) {
             let error = Error::unsupported(format!("partial_rotary_factor {part}")).file(keys.file);
-            return Err(error.expected(format!("1: the rotation of all {head_dim} channels of a head")));
+            return Err(error.expected(format!("1: the rotation of all {} channels of a head", rope.dims)));
         }
+        rope.dims = (rope.dims as f64 * part) as usize;
     }
     let kind = match inner.text("rope_type")? {
         Some(kind) => kind,
         None => inner.text("type")?.unwrap_or("default"),
     };
-    let positive = |key: &str| -> Result<f64> {
-        let missing = || Error::missing(format!("missing {key} of rope_scaling {kind}")).file(keys.file);
-        let value = inner.number(key)?.ok_or_else(missing)?;
+    let missing = |key: &str| Error::missing(format!("missing {key} of rope_scaling {kind}")).file(keys.file);
+    let positive = |key: &str, default: Option<f64>| -> Result<f64> {
+        let value = inner.number(key)?.or(default).ok_or_else(|| missing(key))?;
         if value > 0.0 {
             Ok(value)
         } else {
             Err(Error::invalid(format!("invalid {key} {value}")).file(keys.file))
         }
     };
-    let original = inner.size("original_max_position_embeddings")?;
+    let original = match inner.size("original_max_position_embeddings")? {
+        Some(original) => Some(original),
+        None => keys.size("original_max_position_embeddings")?,
+    };
     // Where the original length is not told, the configuration holds it, not the stretched one.
     let stretched =
         |factor: f64| if original.is_some() { positions } else { (positions as f64 * factor) as usize };
-    let (scaling, context) = match kind {
+    let context;
+    (rope.scaling, context) = match kind {
         "default" | "none" => (RopeScaling::None, positions),
         "linear" => {
-            let factor = positive("factor")?;
+            let factor = positive("factor", None)?;
             (RopeScaling::Linear { factor }, stretched(factor))
         }
         "dynamic" => {
-            let factor = positive("factor")?;
+            let factor = positive("factor", None)?;
             (RopeScaling::Dynamic { factor, original: original.unwrap_or(positions) }, stretched(factor))
         }
         "llama3" => {
             let scaling = RopeScaling::Llama3 {
-                factor: positive("factor")?,
-                low: positive("low_freq_factor")?,
-                high: positive("high_freq_factor")?,
+                factor: positive("factor", None)?,
+                low: positive("low_freq_factor", None)?,
+                high: positive("high_freq_factor", None)?,
                 original: original.unwrap_or(positions),
             };
             (scaling, positions)
         }
+        "yarn" => {
+            let factor = positive("factor", None)?;
+            let scaling = RopeScaling::Yarn {
+                factor,
+                fast: positive("beta_fast", Some(32.0))?,
+                slow: positive("beta_slow", Some(1.0))?,
+                truncated: inner.get("truncate").is_none_or(|truncate| truncate != false),
+                original: original.unwrap_or(positions),
+                amplitude: positive(
+                    "attention_factor",
+                    Some(if factor > 1.0 { 0.1 * factor.ln() + 1.0 } else { 1.0 }),
+                )?,
+            };
+            (scaling, stretched(factor))
+        }
+        "longrope" | "su" => {
+            let factors = |key: &str| -> Result<Vec<f64>> {
+                let list = inner.get(key).ok_or_else(|| missing(key))?;
+                let numbers = list.as_array().map(|all| all.iter().filter_map(Value::as_f64).collect());
+                numbers.ok_or_else(|| inner.invalid(key, list))
+            };
+            let original = original.ok_or_else(|| missing("original_max_position_embeddings"))?;
+            let factor = positions as f64 / original.max(1) as f64;
+            let growth = if factor > 1.0 { (1.0 + factor.ln() / (original as f64).ln()).sqrt() } else { 1.0 };
+            let amplitude = positive("attention_factor", Some(growth))?;
+            let (short, long) = (factors("short_factor")?, factors("long_factor")?);
+            (RopeScaling::Long { short, long, original, amplitude }, positions)
+        }
         _ => {
             return Err(Error::unsupported(format!("rope type {kind}"))
                 .file(keys.file)
-                .expected("default, linear, dynamic or llama3"));
+                .expected("default, linear, dynamic, llama3, yarn or longrope"));
         }
     };
-    Ok((Rope { theta, scaling }, context))
+    Ok((rope, context))
 }
 
-/// The sliding window, if all layers have the same.
-fn window(keys: &Keys, architecture: &str, layers: usize) -> Result<Option<usize>> {
+/// The sliding window, and which layers have it where not all have.
+fn windows(keys: &Keys, arch: &Architecture, layers: usize) -> Result<(Option<usize>, Option<Vec<bool>>)> {
     let window = keys.size("sliding_window")?.filter(|&n| n > 0);
-    let used = match architecture {
-        "mistral" => true,
-        "qwen2" | "qwen3" => keys.flag("use_sliding_window")?,
-        _ => false,
+    let used = match arch.windows {
+        Windows::Never => false,
+        Windows::Always | Windows::AllBut(_) => true,
+        Windows::Asked => keys.flag("use_sliding_window")?,
     };
-    let Some(window) = window.filter(|_| used) else { return Ok(None) };
-    let sliding = match keys.get("layer_types") {
-        Some(Value::Array(types)) => types.iter().filter(|t| *t == "sliding_attention").count().min(layers),
-        _ if architecture == "mistral" => layers,
-        _ => layers.saturating_sub(keys.size("max_window_layers")?.unwrap_or(28)),
+    let Some(window) = window.filter(|_| used) else { return Ok((None, None)) };
+    let layers = layers.min(MAX_LAYERS); // a size that is not checked yet
+    let sliding: Vec<bool> = match (keys.get("layer_types"), arch.windows) {
+        (Some(Value::Array(types)), _) => types.iter().map(|t| t == "sliding_attention").collect(),
+        (_, Windows::Asked) => {
+            let first = keys.size("max_window_layers")?.unwrap_or(28);
+            (0..layers).map(|layer| layer >= first).collect()
+        }
+        (_, Windows::AllBut(every)) => {
+            let every = keys.size("sliding_window_pattern")?.unwrap_or(every).max(1);
+            (0..layers).map(|layer| !(layer + 1).is_multiple_of(every)).collect()
+        }
+        _ => vec![true; layers],
     };
-    match sliding {
-        0 => Ok(None),
-        n if n == layers => Ok(Some(window)),
-        n => Err(Error::unsupported(format!("a sliding window in {n} of {layers} layers"))
-            .file(keys.file)
-            .expected("in all layers or none")),
-    }
+    Ok(match (sliding.contains(&true), sliding.contains(&false)) {
+        (false, _) => (None, None),
+        (true, false) => (Some(window), None),
+        (true, true) => (Some(window), Some(sliding)),
+    })
 }
 
 /// Every tensor of the folder; of the file `only`, if one is named.

@@ -5,7 +5,7 @@
 //! directory of tensors; [`READERS`] are told apart by the tensors that a module has.
 
 use crate::error::{Error, Result};
-use crate::model::ModelConfig;
+use crate::model::{ModelConfig, NormKind, architecture};
 use crate::quant::activations::Activations;
 use crate::quant::{Codec, Extent, Kind, Piece, Tiles};
 use reader::supported;
@@ -253,12 +253,16 @@ const FUSED: &[(&str, &[&str])] = &[
 /// `[out, in]` of a module of the model; `None` if it has no module of that name.
 pub fn module_shape(config: &ModelConfig, name: &str) -> Option<(usize, usize)> {
     let last = name.rsplit('.').next().unwrap_or(name);
+    let experts = config.experts.as_ref();
+    let ffn = experts.filter(|_| name.contains("experts.")).map_or(config.ffn, |experts| experts.ffn);
     Some(match last {
         "q_proj" => (config.q_rows(), config.hidden),
         "k_proj" | "v_proj" => (config.kv_rows(), config.hidden),
         "o_proj" => (config.hidden, config.q_rows()),
-        "gate_proj" | "up_proj" => (config.ffn, config.hidden),
-        "down_proj" => (config.hidden, config.ffn),
+        "gate_proj" | "up_proj" => (ffn, config.hidden),
+        "down_proj" => (config.hidden, ffn),
+        "gate" => (experts?.count, config.hidden),
+        "embed_positions" => (config.context + architecture(config)?.learned_positions?, config.hidden),
         "embed_tokens" | "lm_head" => (config.vocab, config.hidden),
         _ => return None,
     })
@@ -354,19 +358,18 @@ impl Checkpoint {
     async fn from_ggufs(sources: &[Arc<dyn Source>]) -> Result<Self> {
         let (metadata, all) = gguf_split::open(sources).await?;
         let mut tensors = Tensors::default();
-        for tensor in all {
+        for tensor in all.into_iter().flat_map(gguf_model::experts) {
             tensors.add(tensor)?;
         }
         metadata.architecture()?;
-        let factors = match tensors.take("rope_freqs.weight") {
-            Some(factors) => {
-                let [len] = factors.shape[..] else {
-                    return Err(factors.blame(Error::corrupt("must be a vector")));
-                };
-                Some(factors.floats(len, "factor").await?)
-            }
-            None => None,
-        };
+        let mut factors = [None, None, None];
+        for (found, name) in factors.iter_mut().zip(gguf_model::ROPE_FACTORS) {
+            let Some(tensor) = tensors.take(name) else { continue };
+            let [len] = tensor.shape[..] else {
+                return Err(tensor.blame(Error::corrupt("must be a vector")));
+            };
+            *found = Some(tensor.floats(len, "factor").await?);
+        }
         let vocab = tensors.get("model.embed_tokens.weight").and_then(|t| t.shape.first().copied());
         let config = gguf_model::config(&metadata, tensors.get("lm_head.weight").is_some(), vocab, factors)?;
         Ok(Self {
@@ -416,7 +419,8 @@ impl Checkpoint {
         check_method(&quantization)?;
         let generation = hf::json(&files, "generation_config.json").await?;
         let mut config = hf::model_config(&json, generation.as_ref(), "config.json")?;
-        let tensors = hf::tensors(&files, only).await?;
+        let tensors =
+            hf::tensors(&files, only).await?.renamed(architecture(&config).map_or(&[], |a| a.renamed))?;
         // A quantized head beside an embedding is a matrix of its own, whatever the configuration says of ties.
         let own_head = tensors.under(HEAD).any(|t| t.name != "lm_head.weight");
         config.tied &= !(own_head && tensors.under(EMBEDDING).next().is_some());
@@ -521,13 +525,13 @@ impl Checkpoint {
         let parts = fused.map_or(vec![last], |(_, parts)| parts.to_vec());
         let (mut rows, mut cols, mut slices) = (0, 0, Vec::new());
         for part in parts {
-            let (high, wide) = module_shape(&self.config, part)?;
+            let (high, wide) = module_shape(&self.config, &format!("{parent}.{part}"))?;
             slices.push(Slice { name: part.to_string(), rows: rows..rows + high });
             rows += high;
             cols = wide;
         }
         let interleaved = self.metadata.is_some()
-            && self.config.architecture == "llama"
+            && architecture(&self.config).is_some_and(|a| a.gguf_interleaves)
             && matches!(last, "q_proj" | "k_proj")
             && !parent.is_empty();
         let order = match interleaved {
@@ -591,27 +595,48 @@ impl Checkpoint {
         if self.config.tied && !has(EMBEDDING) && has(HEAD) { HEAD } else { EMBEDDING }
     }
 
-    /// The vector `name` (`model.norm.weight`) of `len` numbers, if there is one.
+    /// The vector `name` (`model.norm.weight`) of `len` numbers, if there is one; norms as they multiply.
     pub async fn vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
         let Some(tensor) = self.tensors.get(name) else { return Ok(None) };
-        tensor.expect_shape(&[len])?;
-        tensor.floats(len, "weight").await.map(Some)
+        let mut values = tensor.floats(len, "weight").await?;
+        let less_one = architecture(&self.config).is_some_and(|a| a.norm == NormKind::RmsPlusOne);
+        if less_one && self.metadata.is_none() && name.ends_with("norm.weight") {
+            values.iter_mut().for_each(|value| *value += 1.0);
+        }
+        Ok(Some(values))
     }
 
     /// Checks that all modules and norms are there, without reading any.
     pub fn check(&self) -> Result<()> {
         let missing = |name: &str| self.tensors.require(name).map(|_| ()).map_err(|e| e.file(&self.name));
         self.check_module(self.embedding())?;
+        let unknown = || Error::unsupported(format!("architecture {}", self.config.architecture));
+        let arch = architecture(&self.config).ok_or_else(unknown)?;
+        if let Some(needs) = arch.missing {
+            return Err(Error::unsupported(format!("{} without {needs}", arch.class)).file(&self.name));
+        }
+        let ffn: &[&str] =
+            if arch.gated { &["gate_proj", "up_proj", "down_proj"] } else { &["up_proj", "down_proj"] };
         for layer in 0..self.config.layers {
             let layer = format!("model.layers.{layer}");
-            missing(&format!("{layer}.input_layernorm.weight"))?;
+            for name in arch.norms {
+                missing(&format!("{layer}.{name}.weight"))?;
+            }
             for name in ["q_proj", "k_proj", "v_proj", "o_proj"] {
                 self.check_module(&self.stored_name(&format!("{layer}.self_attn"), name))?;
             }
-            missing(&format!("{layer}.post_attention_layernorm.weight"))?;
-            for name in ["gate_proj", "up_proj", "down_proj"] {
-                self.check_module(&self.stored_name(&format!("{layer}.mlp"), name))?;
+            let mlp = format!("{layer}.mlp");
+            for name in ffn {
+                match &self.config.experts {
+                    None => self.check_module(&self.stored_name(&mlp, name))?,
+                    Some(experts) => {
+                        for expert in 0..experts.count {
+                            self.check_module(&format!("{mlp}.experts.{expert}.{name}"))?;
+                        }
+                    }
+                }
             }
+            self.check_module(&format!("{mlp}.gate"))?;
         }
         missing("model.norm.weight")?;
         if self.config.tied { Ok(()) } else { self.check_module(HEAD) }

@@ -319,6 +319,19 @@ impl Tensors {
         from.take_while(move |(name, _)| name.starts_with(&prefix)).map(|(_, tensor)| tensor)
     }
 
+    /// All of them, parts of their names replaced in this order.
+    pub(crate) fn renamed(self, names: &[(&str, &str)]) -> Result<Self> {
+        if names.is_empty() {
+            return Ok(self);
+        }
+        let mut all = Self::default();
+        for mut tensor in self.0.into_values() {
+            tensor.name = names.iter().fold(tensor.name, |name, (from, to)| name.replace(from, to));
+            all.add(tensor)?;
+        }
+        Ok(all)
+    }
+
     /// Takes a tensor out.
     pub(crate) fn take(&mut self, name: &str) -> Option<TensorInfo> {
         self.0.remove(name)

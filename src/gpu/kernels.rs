@@ -4,7 +4,7 @@ use super::context::Capabilities;
 use super::link::{Constant, Module};
 use crate::device::{Part, Tensor};
 use crate::error::Result;
-use crate::ops::{Activation, Op, Rows, Transform};
+use crate::ops::{Activation, Index, Op, Rows, Transform};
 use crate::quant::activations::{ActivationCode, ActivationScale};
 use crate::quant::{CODECS, Codec, Shape, UNIT, hadamard};
 
@@ -62,6 +62,12 @@ pub(crate) enum Spread {
     Rows { rows: u32, tokens: u32, x: XSource },
 }
 
+/// Lanes of a GPU that share a row of so many columns: each has two units or more.
+fn lanes_a_row(cols: usize) -> u32 {
+    let units = cols.div_ceil(UNIT);
+    [8u32, 4, 2].into_iter().find(|&split| units >= 2 * split as usize).unwrap_or(1)
+}
+
 /// How a lane comes by the activations that it shares with all lanes of its workgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum XSource {
@@ -88,16 +94,12 @@ impl Spread {
 
     /// For a matrix of `shape`, in a recording of up to `tokens` tokens.
     fn choose(capabilities: &Capabilities, shape: Shape, tokens: usize) -> Self {
-        let units = shape.cols.div_ceil(UNIT);
         let wide = capabilities.subgroups.is_some_and(|(smallest, _)| smallest >= 8);
         let x = if wide { XSource::Subgroup } else { XSource::Lane };
         match (tokens < MATMUL_FROM, capabilities.software) {
             // One row a lane and few loads of x: what a CPU's vector units like.
             (true, true) => Spread::Matvec { tiles: if shape.rows >= 128 { 4 } else { 1 }, split: 1, x },
-            (true, false) => {
-                let split = [8u32, 4, 2].into_iter().find(|&s| units >= 2 * s as usize).unwrap_or(1);
-                Spread::Matvec { tiles: 1, split, x: XSource::Lane }
-            }
+            (true, false) => Spread::Matvec { tiles: 1, split: lanes_a_row(shape.cols), x: XSource::Lane },
             // Without subgroups at all it is llvmpipe; small ones are those of SwiftShader, whose loops are not unrolled.
             (false, true) if wide || capabilities.subgroups.is_none() => {
                 Spread::Rows { rows: 8, tokens: 8, x }
@@ -202,9 +204,35 @@ pub(crate) fn sparse_module() -> Module {
 }
 
 /// Row gathers with `codec`.
-pub(crate) fn gather_module(codec: &dyn Codec) -> Module {
+pub(crate) fn gather_module(codec: &dyn Codec, index: Index) -> Module {
     let mut module = codec_module("gather", codec);
+    let (positions, first) = match index {
+        Index::Token => (false, 0),
+        Index::Position(first) => (true, first as u32),
+    };
+    module.constants.extend([("POSITIONS", positions.into()), ("FIRST", Constant::U32(first))]);
     module.parts.extend(["lib/step.wgsl", "kernels/gather.wgsl"]);
+    module
+}
+
+/// Products with the matrix of each row's own expert, of `n` rows, `shared` rows to one of x; `first` is the first
+/// expert.
+pub(crate) fn expert_module(
+    codec: &dyn Codec,
+    (n, shared, first): (usize, usize, usize),
+    (biased, permuted): (bool, bool),
+    split: u32,
+) -> Module {
+    let mut module = codec_module("expert_product", codec);
+    module.constants.extend([
+        ("EXPERT_ROWS", Constant::U32(n as u32)),
+        ("SHARED", (shared as u32).into()),
+        ("FIRST_EXPERT", (first as u32).into()),
+        ("BIASED", biased.into()),
+        ("PERMUTED", permuted.into()),
+        ("SPLIT", split.into()),
+    ]);
+    module.parts.push("kernels/expert_product.wgsl");
     module
 }
 
@@ -225,11 +253,47 @@ fn module(name: &str, kernel: &'static str) -> Module {
 }
 
 /// RMSNorm over tokens or head rows.
-pub(crate) fn rms_norm_module(rows: Rows, capabilities: &Capabilities) -> Module {
+pub(crate) fn rms_norm_module(rows: Rows, add: bool, capabilities: &Capabilities) -> Module {
     let mut module = module("rms_norm", "kernels/rms_norm.wgsl");
-    module.constants.push(("HEAD", (rows == Rows::Head).into()));
+    module.constants.extend([("HEAD", Constant::from(rows == Rows::Head)), ("ADD", add.into())]);
     module.parts.push("lib/step.wgsl");
     with_reduction(module, capabilities)
+}
+
+/// LayerNorm over tokens, head rows or heads.
+pub(crate) fn layer_norm_module(
+    rows: Rows,
+    biased: bool,
+    in_place: bool,
+    capabilities: &Capabilities,
+) -> Module {
+    let mut module = module("layer_norm", "kernels/layer_norm.wgsl");
+    module.constants.extend([
+        ("HEAD", Constant::from(rows == Rows::Head)),
+        ("BIASED", biased.into()),
+        ("IN_PLACE", in_place.into()),
+    ]);
+    module.parts.push("lib/step.wgsl");
+    with_reduction(module, capabilities)
+}
+
+/// The experts of a token.
+pub(crate) fn route_module(capabilities: &Capabilities) -> Module {
+    with_reduction(module("route", "kernels/route.wgsl"), capabilities)
+}
+
+/// The weighted sum of experts.
+pub(crate) fn combine_module(add: bool) -> Module {
+    let mut module = module("combine", "kernels/combine.wgsl");
+    module.constants.push(("ADD", add.into()));
+    module
+}
+
+/// cap·tanh(x / cap).
+pub(crate) fn softcap_module() -> Module {
+    let mut module = module("softcap", "kernels/softcap.wgsl");
+    module.parts.push("lib/tanh.wgsl");
+    module
 }
 
 fn with_cache(mut module: Module, head_dim: usize, f16: bool) -> Module {
@@ -247,7 +311,9 @@ pub(crate) fn rope_module(head_dim: usize, normed: bool, f16: bool, capabilities
 
 /// Attention over the cache.
 pub(crate) fn attention_module(head_dim: usize, f16: bool, capabilities: &Capabilities) -> Module {
-    with_reduction(with_cache(module("attention", "kernels/attention.wgsl"), head_dim, f16), capabilities)
+    let mut module = with_cache(module("attention", "kernels/attention.wgsl"), head_dim, f16);
+    module.parts.push("lib/tanh.wgsl");
+    with_reduction(module, capabilities)
 }
 
 /// Codes of activations.
@@ -272,10 +338,17 @@ pub(crate) fn scale_module() -> Module {
 }
 
 /// activation(gate)·up.
-pub(crate) fn glu_module(activation: Activation) -> Module {
-    let squared = activation == Activation::SquaredRelu;
-    let mut module = module(if squared { "glu, squared ReLU" } else { "glu" }, "kernels/glu.wgsl");
-    module.constants.push(("SQUARED_RELU", squared.into()));
+pub(crate) fn glu_module(activation: Activation, gated: bool) -> Module {
+    let mut module = module("glu", "kernels/glu.wgsl");
+    let number: u32 = match activation {
+        Activation::Silu => 0,
+        Activation::GeluTanh => 1,
+        Activation::Relu => 2,
+        Activation::SquaredRelu => 3,
+        Activation::Clamped { .. } => 4,
+    };
+    module.constants.extend([("ACTIVATION", Constant::U32(number)), ("GATED", gated.into())]);
+    module.parts.push("lib/tanh.wgsl");
     module
 }
 
@@ -345,20 +418,73 @@ pub(crate) fn lower<'a>(
     let or_unused = |t: &'a Option<Tensor>| t.as_ref().map_or(Ok(unused), Tensor::gpu);
     let mut all = Vec::new();
     match op {
-        Op::Gather { table, out } => {
+        Op::Gather { table, index, out } => {
             for part in table.parts() {
                 let mut buffers = codec_buffers(part);
                 buffers.extend([(5, out.gpu()?), (6, step.gpu()?)]);
                 all.push(Lowered {
-                    module: gather_module(&*table.codec),
+                    module: gather_module(&*table.codec, *index),
                     buffers,
                     params: product_params(&*table.codec, part, 0, out.cols / 4, 0),
                     grid: Grid::each(part.shape.cols.div_ceil(8 * 64), Rows::Tokens),
                 });
             }
         }
-        Op::RmsNorm { rows, x, weight, eps, out } => all.push(Lowered {
-            module: rms_norm_module(*rows, capabilities),
+        Op::LayerNorm { rows, x, offset, width, weight, bias, eps, out } => {
+            // A buffer is bound for reading or for writing, not for both: in place x is read through y.
+            let (from, to) = match out {
+                Some(out) => (x.gpu()?, out.gpu()?),
+                None => (unused, x.gpu()?),
+            };
+            all.push(Lowered {
+                module: layer_norm_module(*rows, bias.is_some(), out.is_none(), capabilities),
+                buffers: vec![
+                    (4, from),
+                    (5, to),
+                    (6, step.gpu()?),
+                    (7, weight.gpu()?),
+                    (8, or_unused(bias)?),
+                ],
+                params: vec![*width as u32, x.cols as u32, *offset as u32, eps.to_bits()],
+                grid: Grid::each(weight.cols / width, *rows),
+            });
+        }
+        Op::ExpertProduct { matrix, first, n, x, shared, permutation, bias, routes, out, offset } => {
+            let codec = &*matrix.codec;
+            for part in matrix.parts() {
+                let split = if capabilities.software { 1 } else { lanes_a_row(part.shape.cols) };
+                let slots = (bias.is_some(), permutation.is_some());
+                let mut buffers = codec_buffers(part);
+                buffers.extend([(4, x.gpu()?), (5, out.gpu()?), (6, routes.ids.gpu()?)]);
+                buffers.extend([(7, or_unused(permutation)?), (8, or_unused(bias)?)]);
+                all.push(Lowered {
+                    module: expert_module(codec, (*n, *shared, *first), slots, split),
+                    buffers,
+                    params: product_params(codec, part, x.cols, out.cols, *offset),
+                    grid: Grid::each(n / TILE, Rows::Chosen(routes.ids.cols)),
+                });
+            }
+        }
+        Op::Route { logits, normalized, routes } => all.push(Lowered {
+            module: route_module(capabilities),
+            buffers: vec![(4, logits.gpu()?), (5, routes.ids.gpu()?), (7, routes.weights.gpu()?)],
+            params: vec![logits.cols as u32, routes.ids.cols as u32, u32::from(*normalized)],
+            grid: Grid::each(1, Rows::Tokens),
+        }),
+        Op::Combine { x, routes, out, add } => all.push(Lowered {
+            module: combine_module(*add),
+            buffers: vec![(4, x.gpu()?), (5, out.gpu()?), (7, routes.weights.gpu()?)],
+            params: vec![out.cols as u32, x.cols as u32, routes.weights.cols as u32],
+            grid: Grid::each(out.cols.div_ceil(64), Rows::Tokens),
+        }),
+        Op::SoftCap { rows, x, cap } => all.push(Lowered {
+            module: softcap_module(),
+            buffers: vec![(5, x.gpu()?)],
+            params: vec![x.cols as u32, cap.to_bits()],
+            grid: Grid::each(x.cols.div_ceil(64), *rows),
+        }),
+        Op::RmsNorm { rows, x, weight, eps, out, add } => all.push(Lowered {
+            module: rms_norm_module(*rows, *add, capabilities),
             buffers: vec![(4, x.gpu()?), (5, out.gpu()?), (6, step.gpu()?), (7, weight.gpu()?)],
             params: vec![x.cols as u32, eps.to_bits()],
             grid: Grid { x: 1, y: Some((*rows, 1)), rows_in_x: true },
@@ -493,7 +619,7 @@ pub(crate) fn lower<'a>(
             params: vec![by.cols as u32, x.cols as u32, out.cols as u32],
             grid: Grid::each(by.cols.div_ceil(64), *rows),
         }),
-        Op::Rope { heads, qkv, rotations, norms, cache } => {
+        Op::Rope { heads, qkv, rotations, interleaved, norms, cache } => {
             let [q, k, v] = heads.offsets.map(|o| o as u32);
             let (q_norm, k_norm) = match norms {
                 Some((q, k, _)) => (q.gpu()?, k.gpu()?),
@@ -502,7 +628,7 @@ pub(crate) fn lower<'a>(
             all.push(Lowered {
                 module: rope_module(heads.head_dim, norms.is_some(), cache.f16, capabilities),
                 buffers: vec![
-                    (0, rotations.gpu()?),
+                    (0, or_unused(rotations)?),
                     (1, q_norm),
                     (2, k_norm),
                     (5, qkv.gpu()?),
@@ -519,13 +645,16 @@ pub(crate) fn lower<'a>(
                     v,
                     cache.context as u32,
                     norms.as_ref().map_or(0.0, |n| n.2).to_bits(),
+                    rotations.as_ref().map_or(0, |r| r.cols as u32 / 2),
+                    u32::from(*interleaved),
                 ],
                 grid: Grid::each(heads.heads + 2 * heads.kv_heads, Rows::Tokens),
             });
         }
-        Op::Attention { heads, qkv, cache, window, out } => all.push(Lowered {
+        Op::Attention { heads, qkv, cache, window, scale, softcap, sinks, out } => all.push(Lowered {
             module: attention_module(heads.head_dim, cache.f16, capabilities),
             buffers: vec![
+                (0, or_unused(sinks)?),
                 (4, qkv.gpu()?),
                 (5, out.gpu()?),
                 (6, step.gpu()?),
@@ -539,16 +668,22 @@ pub(crate) fn lower<'a>(
                 heads.offsets[0] as u32,
                 cache.context as u32,
                 window.map_or(u32::MAX, |w| w as u32),
-                (1.0 / (heads.head_dim as f32).sqrt()).to_bits(),
+                scale.to_bits(),
+                softcap.unwrap_or(0.0).to_bits(),
+                u32::from(sinks.is_some()),
             ],
             grid: Grid::each(heads.heads, Rows::Tokens),
         }),
-        Op::Glu { activation, x, gate, up, out } => all.push(Lowered {
-            module: glu_module(*activation),
-            buffers: vec![(4, x.gpu()?), (5, out.gpu()?)],
-            params: vec![out.cols as u32, x.cols as u32, *gate as u32, *up as u32],
-            grid: Grid::each(out.cols.div_ceil(64), Rows::Tokens),
-        }),
+        Op::Glu { rows, activation, x, gate, up, out } => {
+            let limit = if let Activation::Clamped { limit } = activation { *limit } else { 0.0 };
+            let columns = [out.cols, x.cols, *gate, up.unwrap_or(0)].map(|n| n as u32);
+            all.push(Lowered {
+                module: glu_module(*activation, up.is_some()),
+                buffers: vec![(4, x.gpu()?), (5, out.gpu()?)],
+                params: columns.into_iter().chain([limit.to_bits()]).collect(),
+                grid: Grid::each(out.cols.div_ceil(64), *rows),
+            });
+        }
         Op::Argmax { logits, step } => all.push(Lowered {
             module: argmax_module(),
             buffers: vec![(4, logits.gpu()?), (5, step.gpu()?)],
@@ -561,6 +696,9 @@ pub(crate) fn lower<'a>(
 
 /// Head sizes of the models there are, and those that `verify` draws.
 pub const HEAD_DIMS: [usize; 16] = [4, 8, 16, 24, 32, 40, 48, 64, 72, 80, 96, 112, 128, 160, 192, 256];
+/// Rows of an expert, and (rows that share one of x, first expert), as `verify` has them.
+pub(crate) const EXPERT_ROWS: usize = 64;
+pub(crate) const EXPERT_SHARES: [(usize, usize); 2] = [(3, 0), (1, 3)];
 /// Up to this size [`all_modules`] has every Hadamard transform; 57344 is the largest of a known model.
 const LARGEST_HADAMARD: usize = 1 << 16;
 
@@ -584,7 +722,16 @@ fn modules(every_slot: bool) -> Vec<Module> {
     };
     for (i, codec) in CODECS.iter().flat_map(|family| (family.samples)().into_iter().enumerate()) {
         let codec = &*codec;
-        add(String::new(), gather_module(codec));
+        add(String::new(), gather_module(codec, Index::Token));
+        add(" of positions".into(), gather_module(codec, Index::Position(2)));
+        for (biased, (shared, first)) in [(true, EXPERT_SHARES[0]), (false, EXPERT_SHARES[1])] {
+            for split in
+                [1, 2, 4, 8].into_iter().filter(|&split| every_slot || i == 0 || biased && split == 1)
+            {
+                let module = expert_module(codec, (EXPERT_ROWS, shared, first), (biased, !biased), split);
+                add(format!(" biased {biased}, split {split}"), module);
+            }
+        }
         for bits in (0..16u32).filter(|&bits| every_slot || i == 0 || bits == 0) {
             let rows = if bits & 8 > 0 { Rows::Head } else { Rows::Tokens };
             let slots =
@@ -606,9 +753,15 @@ fn modules(every_slot: bool) -> Vec<Module> {
     for subgroups in [None, Some((4, 128))] {
         let capabilities = Capabilities { subgroups, ..Capabilities::FLOOR };
         let reduction = if subgroups.is_some() { " subgroups" } else { "" };
-        for rows in [Rows::Tokens, Rows::Head] {
-            add(format!(" {rows:?}{reduction}"), rms_norm_module(rows, &capabilities));
+        for (rows, flag) in
+            [Rows::Tokens, Rows::Head].into_iter().flat_map(|rows| [(rows, false), (rows, true)])
+        {
+            let suffix = format!(" {rows:?} {flag}{reduction}");
+            add(suffix.clone(), rms_norm_module(rows, flag, &capabilities));
+            add(suffix.clone(), layer_norm_module(rows, flag, false, &capabilities));
+            add(format!("{suffix} in place"), layer_norm_module(rows, flag, true, &capabilities));
         }
+        add(reduction.into(), route_module(&capabilities));
         for (head_dim, f16) in HEAD_DIMS.into_iter().flat_map(|d| [(d, false), (d, true)]) {
             let cache = if f16 { "f16" } else { "f32" };
             let suffix = format!(" {head_dim} {cache}{reduction}");
@@ -627,8 +780,16 @@ fn modules(every_slot: bool) -> Vec<Module> {
     }
     add(String::new(), scale_module());
     add(String::new(), sparse_module());
-    add(String::new(), glu_module(Activation::Silu));
-    add(String::new(), glu_module(Activation::SquaredRelu));
+    use Activation::{Clamped, GeluTanh, Relu, Silu, SquaredRelu};
+    for activation in [Silu, GeluTanh, Relu, SquaredRelu, Clamped { limit: 7.0 }] {
+        for gated in [true, false] {
+            add(format!(" {activation:?} gated {gated}"), glu_module(activation, gated));
+        }
+    }
+    for flag in [true, false] {
+        add(format!(" add {flag}"), combine_module(flag));
+    }
+    add(String::new(), softcap_module());
     add(String::new(), argmax_module());
     super::probe::modules().into_iter().for_each(|module| add(String::new(), module));
     let signed = |slot: bool, name: &str| if slot { name.to_owned() } else { String::new() };

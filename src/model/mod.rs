@@ -1,95 +1,27 @@
 //! Models: a checkpoint's weights on a device, with the recordings that run them.
 
+pub mod architecture;
+mod block;
+mod cohere;
 pub mod config;
-pub mod llama;
+mod gemma;
+mod llama;
 pub mod rope;
 
-pub use config::{ModelConfig, Rope, RopeScaling};
+pub use architecture::{ARCHITECTURES, Architecture, NormKind, Windows, architecture};
+pub use config::{Alternating, Constants, Experts, ModelConfig, Rope, RopeScaling};
 
 use crate::checkpoint::lora::Adapter;
 use crate::checkpoint::{StoredMatrix, Weights};
 use crate::device::{Device, Pending, Recording, Tensor};
 use crate::error::{Error, Result};
 use crate::linear::{Linear, ScratchSize};
-use crate::ops::{Activation, Cache, Op, Rows, STEP_HEADER, Step, Tokens};
+use crate::ops::{Cache, Index, Op, Rows, STEP_HEADER, Step, Tokens};
 use crate::reference::NO_TOKEN;
-use llama::{Activations, Layer};
+use block::{Activations, Block, FeedForward, Layer, Norm, Rotations};
 use rand::{Rng, SeedableRng};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-/// What tells the models of the family apart, for readers and tokenizers.
-#[derive(Debug)]
-pub struct Architecture {
-    /// `model_type` in `config.json`, and [`ModelConfig::architecture`].
-    pub name: &'static str,
-    /// The class that `architectures` in `config.json` names.
-    pub class: &'static str,
-    /// `general.architecture` of a GGUF file, if it has one of its own.
-    pub gguf: Option<&'static str>,
-    /// A tokenizer that does not say puts BOS before a text.
-    pub adds_bos: bool,
-    /// q and k have a norm each head.
-    pub qk_norms: bool,
-    /// Attention and feed-forward have a norm before their last product.
-    pub sub_norms: bool,
-    /// What the gate of the feed-forward layer goes through.
-    pub activation: Activation,
-}
-
-/// Architectures that run.
-pub static ARCHITECTURES: &[Architecture] = &[
-    Architecture {
-        name: "llama",
-        class: "LlamaForCausalLM",
-        gguf: Some("llama"),
-        adds_bos: true,
-        qk_norms: false,
-        sub_norms: false,
-        activation: Activation::Silu,
-    },
-    Architecture {
-        name: "mistral",
-        class: "MistralForCausalLM",
-        gguf: None,
-        adds_bos: true,
-        qk_norms: false,
-        sub_norms: false,
-        activation: Activation::Silu,
-    },
-    Architecture {
-        name: "qwen2",
-        class: "Qwen2ForCausalLM",
-        gguf: Some("qwen2"),
-        adds_bos: false,
-        qk_norms: false,
-        sub_norms: false,
-        activation: Activation::Silu,
-    },
-    Architecture {
-        name: "qwen3",
-        class: "Qwen3ForCausalLM",
-        gguf: Some("qwen3"),
-        adds_bos: false,
-        qk_norms: true,
-        sub_norms: false,
-        activation: Activation::Silu,
-    },
-    Architecture {
-        name: "bitnet",
-        class: "BitNetForCausalLM",
-        gguf: None,
-        adds_bos: true,
-        qk_norms: false,
-        sub_norms: true,
-        activation: Activation::SquaredRelu,
-    },
-];
-
-/// The entry of a configuration's architecture.
-pub fn architecture(config: &ModelConfig) -> Option<&'static Architecture> {
-    ARCHITECTURES.iter().find(|a| a.name == config.architecture)
-}
 
 /// Tokens of one prefill step.
 pub const PREFILL_CHUNK: usize = 128;
@@ -192,7 +124,7 @@ pub struct Model {
     /// Dynamic RoPE has overwritten rotations of the original length.
     turned: AtomicBool,
     step: Tensor,
-    rotations: Tensor,
+    rotations: Rotations,
     logits: Tensor,
     caches: Vec<Cache>,
     prefill: Recording, // up to PREFILL_CHUNK tokens, logits of one row
@@ -236,69 +168,88 @@ impl<W: Weights> Loader<'_, W> {
         self.stored(stored, parent).await
     }
 
-    async fn optional_vector(&mut self, name: &str, len: usize) -> Result<Option<Tensor>> {
-        let values = self.checkpoint.vector(name, len).await?;
-        values.map(|v| self.device.vector(name, &v)).transpose()
+    async fn optional_vector(&mut self, name: &str, len: usize, gain: f32) -> Result<Option<Tensor>> {
+        let Some(mut values) = self.checkpoint.vector(name, len).await? else { return Ok(None) };
+        values.iter_mut().for_each(|value| *value *= gain);
+        self.device.vector(name, &values).map(Some)
     }
 
-    async fn vector(&mut self, name: &str, len: usize) -> Result<Tensor> {
-        let found = self.optional_vector(name, len).await?;
-        found.ok_or_else(|| Error::missing(format!("missing tensor {name}")).file(self.checkpoint.name()))
+    /// The norm `name` over `len` columns, its output multiplied by `gain`.
+    async fn norm(&mut self, name: &str, kind: NormKind, len: usize, gain: f32) -> Result<Option<Norm>> {
+        let eps = self.checkpoint.config().norm_eps;
+        let weight = self.optional_vector(&format!("{name}.weight"), len, gain).await?;
+        let Some(weight) = weight else { return Ok(None) };
+        let bias = match kind {
+            NormKind::Layer => self.optional_vector(&format!("{name}.bias"), len, gain).await?,
+            NormKind::Rms | NormKind::RmsPlusOne => None,
+        };
+        Ok(Some(Norm { kind, weight, bias, eps }))
     }
 
-    async fn layer(&mut self, index: usize, config: &ModelConfig) -> Result<Layer> {
+    async fn required_norm(&mut self, name: &str, arch: &Architecture, len: usize) -> Result<Norm> {
+        let norm = self.norm(name, arch.norm, len, 1.0).await?;
+        norm.ok_or_else(|| self.missing(name))
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        Error::missing(format!("missing tensor {name}.weight")).file(self.checkpoint.name())
+    }
+
+    async fn layer(&mut self, index: usize, arch: &Architecture, config: &ModelConfig) -> Result<Layer> {
         let layer = format!("model.layers.{index}");
         let (attention, mlp) = (format!("{layer}.self_attn"), format!("{layer}.mlp"));
-        let q_norm = self.optional_vector(&format!("{attention}.q_norm.weight"), config.head_dim).await?;
-        let k_norm = self.optional_vector(&format!("{attention}.k_norm.weight"), config.head_dim).await?;
-        let sub_norms = match architecture(config).is_some_and(|a| a.sub_norms) {
+        let mut norms = Vec::new();
+        for name in arch.norms {
+            norms.push(self.required_norm(&format!("{layer}.{name}"), arch, config.hidden).await?);
+        }
+        let [q_width, k_width] = match arch.norm {
+            NormKind::Layer => [config.q_rows(), config.kv_rows()], // every head has weights of its own
+            NormKind::Rms | NormKind::RmsPlusOne => [config.head_dim; 2],
+        };
+        let names = [format!("{attention}.q_norm"), format!("{attention}.k_norm")];
+        let q_norm = self.norm(&names[0], arch.norm, q_width, 1.0).await?;
+        let k_norm = self.norm(&names[1], arch.norm, k_width, 1.0).await?;
+        let sub_norms = match arch.sub_norms {
             true => Some([
-                self.vector(&format!("{attention}.attn_sub_norm.weight"), config.q_rows()).await?,
-                self.vector(&format!("{mlp}.ffn_sub_norm.weight"), config.ffn).await?,
+                self.required_norm(&format!("{attention}.attn_sub_norm"), arch, config.q_rows()).await?,
+                self.required_norm(&format!("{mlp}.ffn_sub_norm"), arch, config.ffn).await?,
             ]),
             false => None,
         };
         Ok(Layer {
-            attention_norm: self.vector(&format!("{layer}.input_layernorm.weight"), config.hidden).await?,
+            norms,
             wqkv: self.linear(&attention, &["q_proj", "k_proj", "v_proj"]).await?,
             qk_norms: match (q_norm, k_norm) {
                 (Some(q), Some(k)) => Some([q, k]),
-                (None, None) if !architecture(config).is_some_and(|a| a.qk_norms) => None,
-                (q, _) => {
-                    let which = if q.is_none() { "q_norm" } else { "k_norm" };
-                    let name = format!("{attention}.{which}.weight");
-                    return Err(Error::missing(format!("missing tensor {name}")).file(self.checkpoint.name()));
-                }
+                (None, None) if !arch.qk_norms => None,
+                (q, _) => return Err(self.missing(&names[usize::from(q.is_some())])),
             },
             sub_norms,
+            sinks: self.optional_vector(&format!("{attention}.sinks"), config.heads, 1.0).await?,
             wo: self.linear(&attention, &["o_proj"]).await?,
-            ffn_norm: self.vector(&format!("{layer}.post_attention_layernorm.weight"), config.hidden).await?,
-            gate_up: self.linear(&mlp, &["gate_proj", "up_proj"]).await?,
-            down: self.linear(&mlp, &["down_proj"]).await?,
+            ffn: match &config.experts {
+                None => {
+                    let names: &[&str] = if arch.gated { &["gate_proj", "up_proj"] } else { &["up_proj"] };
+                    FeedForward::Dense {
+                        gate_up: self.linear(&mlp, names).await?,
+                        down: self.linear(&mlp, &["down_proj"]).await?,
+                    }
+                }
+                Some(experts) => FeedForward::Experts {
+                    router: self.linear(&mlp, &["gate"]).await?,
+                    gate: self.experts(&mlp, experts.count, "gate_proj").await?,
+                    up: self.experts(&mlp, experts.count, "up_proj").await?,
+                    down: self.experts(&mlp, experts.count, "down_proj").await?,
+                },
+            },
         })
     }
-}
 
-fn activations(
-    device: &Device,
-    config: &ModelConfig,
-    scratch: ScratchSize,
-    tokens: usize,
-) -> Result<Activations> {
-    let zeros = |cols| device.zeros("activations", tokens, cols);
-    Ok(Activations {
-        x: zeros(config.hidden)?,
-        normed: zeros(config.hidden)?,
-        qkv: zeros(config.q_rows() + 2 * config.kv_rows())?,
-        attended: zeros(config.q_rows())?,
-        gate_up: zeros(2 * config.ffn)?,
-        activated: zeros(config.ffn)?,
-        sub_normed: match architecture(config).is_some_and(|a| a.sub_norms) {
-            true => Some([zeros(config.q_rows())?, zeros(config.ffn)?]),
-            false => None,
-        },
-        scratch: scratch.allocate(device, tokens)?,
-    })
+    /// The matrices of all experts, one below the other.
+    async fn experts(&mut self, mlp: &str, count: usize, part: &str) -> Result<Linear> {
+        let names: Vec<String> = (0..count).map(|expert| format!("experts.{expert}.{part}")).collect();
+        self.linear(mlp, &names.iter().map(String::as_str).collect::<Vec<_>>()).await
+    }
 }
 
 fn caches(device: &Device, config: &ModelConfig, context: usize, f16: bool) -> Result<Vec<Cache>> {
@@ -334,6 +285,13 @@ impl Model {
     ) -> Result<Self> {
         let config = checkpoint.config().clone();
         config.check(checkpoint.name())?;
+        let arch = architecture(&config)
+            .ok_or_else(|| Error::unsupported(format!("architecture {}", config.architecture)))?;
+        if let Some(missing) = arch.missing {
+            return Err(Error::unsupported(format!("architecture {}", arch.class))
+                .file(checkpoint.name())
+                .remedy(format!("it needs {missing}, which halfbyte does not run; `inspect` works")));
+        }
         checkpoint.check()?;
         for adapter in &options.adapters {
             adapter.check(&config)?;
@@ -360,9 +318,15 @@ impl Model {
         let embedding = loader.stored(vec![embedding], "model").await?;
         let mut layers = Vec::with_capacity(config.layers);
         for index in 0..config.layers {
-            layers.push(loader.layer(index, &config).await?);
+            layers.push(loader.layer(index, arch, &config).await?);
         }
-        let norm = loader.vector("model.norm.weight", config.hidden).await?;
+        let gain = config.constants.logit_scale; // the head is linear
+        let norm = loader.norm("model.norm", arch.norm, config.hidden, gain).await?;
+        let norm = norm.ok_or_else(|| loader.missing("model.norm"))?;
+        let positions = match arch.learned_positions {
+            Some(_) => Some(loader.linear("model", &["embed_positions"]).await?),
+            None => None,
+        };
         let own_head = match checkpoint.matrix("lm_head").await? {
             Some(stored) => Some(loader.stored(vec![stored], "").await?),
             None => None,
@@ -372,9 +336,7 @@ impl Model {
         let mut modules: Vec<String> = embedding.modules("model").collect();
         modules.extend(own_head.iter().flat_map(|head| head.modules("")));
         for (i, l) in layers.iter().enumerate() {
-            for (part, linear) in
-                [("self_attn", &l.wqkv), ("self_attn", &l.wo), ("mlp", &l.gate_up), ("mlp", &l.down)]
-            {
+            for (part, linear) in l.linears().into_iter().filter(|(part, _)| *part != "experts") {
                 modules.extend(linear.modules(&format!("model.layers.{i}.{part}")));
             }
         }
@@ -389,8 +351,9 @@ impl Model {
         }
         let head = own_head.as_ref().unwrap_or(&embedding);
 
-        let linears = |l: &Layer| [&l.wqkv, &l.wo, &l.gate_up, &l.down].map(|l| (l.scratch(), l.bytes()));
-        let all: Vec<_> = layers.iter().flat_map(linears).collect();
+        let sizes = |linear: &Linear| (linear.scratch(), linear.bytes());
+        let linears = layers.iter().flat_map(Layer::linears).map(|(_, linear)| linear);
+        let all: Vec<_> = linears.chain(&positions).map(sizes).collect();
         let scratch = all.iter().map(|(s, _)| *s).fold(ScratchSize::default(), ScratchSize::or);
         let weights = all.iter().map(|(_, bytes)| bytes).sum::<u64>()
             + embedding.bytes()
@@ -398,28 +361,45 @@ impl Model {
             + device.codebook_bytes();
 
         let step = device.zeros("step", 1, STEP_HEADER + PREFILL_CHUNK)?;
-        let rotations = device.zeros("rotations", context, config.head_dim)?;
+        let rotations = Rotations::new(device, &config, context)?;
         let caches = caches(device, &config, context, f16)?;
         let kv_bytes = caches.iter().map(|c| c.keys.bytes() + c.values.bytes()).sum();
-        let many = activations(device, &config, scratch, PREFILL_CHUNK)?;
-        let one = activations(device, &config, scratch, 1)?;
+        let many = Activations::new(device, &config, scratch, PREFILL_CHUNK)?;
+        let one = Activations::new(device, &config, scratch, 1)?;
         let logits = device.zeros("logits", 1, config.vocab)?;
         let block_logits = device.zeros("logits", HEAD_BLOCK, config.vocab)?;
         let block_normed = device.zeros("activations", HEAD_BLOCK, config.hidden)?;
         // Of its own: few rows, but a transform of the logits is as wide as the vocabulary.
         let head_scratch = head.scratch().allocate(device, HEAD_BLOCK)?;
 
+        let scale = Some(config.constants.embedding_scale).filter(|&by| by != 1.0);
+        let scale = scale.map(|by| device.vector("embedding scale", &vec![by; config.hidden])).transpose()?;
         let body = |a: &Activations| -> Result<Vec<Op>> {
-            let mut ops = vec![Op::Gather { table: embedding.table()?, out: a.x.clone() }];
-            for (layer, cache) in layers.iter().zip(&caches) {
-                llama::forward(&mut ops, &config, layer, &rotations, cache, a)?;
+            let embed = |table, index, out: &Tensor| Op::Gather { table, index, out: out.clone() };
+            let mut ops = Vec::new();
+            match &scale {
+                Some(by) => {
+                    let (rows, x, by, out) = (Rows::Tokens, a.normed.clone(), by.clone(), a.x.clone());
+                    ops.push(embed(embedding.table()?, Index::Token, &x));
+                    ops.push(Op::Scale { rows, x, by, out });
+                }
+                None => ops.push(embed(embedding.table()?, Index::Token, &a.x)),
+            }
+            if let (Some(positions), Some(first)) = (&positions, arch.learned_positions) {
+                ops.push(embed(positions.table()?, Index::Position(first), &a.x));
+            }
+            for (index, (layer, cache)) in layers.iter().zip(&caches).enumerate() {
+                let (ops, config, rotations) = (&mut ops, &config, &rotations);
+                (arch.forward)(&mut Block { ops, config, index, layer, rotations, cache, a })?;
             }
             Ok(ops)
         };
         let head_ops = |ops: &mut Vec<Op>, a: &Activations, normed: &Tensor, logits: &Tensor| {
-            let (x, weight, eps) = (a.x.clone(), norm.clone(), config.norm_eps);
-            ops.push(Op::RmsNorm { rows: Rows::Head, x, weight, eps, out: normed.clone() });
+            norm.forward(ops, Rows::Head, &a.x, normed, false);
             head.forward(ops, Rows::Head, &head_scratch, normed, logits, false);
+            if let Some(cap) = config.constants.logit_softcap {
+                ops.push(Op::SoftCap { rows: Rows::Head, x: logits.clone(), cap });
+            }
         };
         let mut prefill = body(&many)?;
         head_ops(&mut prefill, &many, &one.normed, &logits);
@@ -521,10 +501,13 @@ impl Model {
 
     /// Writes rotations of positions `first..first + count` for a text of `length` positions.
     fn rotate(&self, first: usize, count: usize, length: usize) {
-        let frequencies = rope::frequencies(&self.config, length);
-        for start in (first..first + count).step_by(ROTATION_BLOCK) {
-            let rows = rope::rotations(&frequencies, start, ROTATION_BLOCK.min(first + count - start));
-            self.device.write(&self.rotations, start * self.config.head_dim, bytemuck::cast_slice(&rows));
+        for (rope, table) in [&self.rotations.global, &self.rotations.local].into_iter().flatten() {
+            let (frequencies, amplitude) = (rope::frequencies(rope, length), rope::amplitude(rope));
+            for start in (first..first + count).step_by(ROTATION_BLOCK) {
+                let count = ROTATION_BLOCK.min(first + count - start);
+                let rows = rope::rotations(&frequencies, amplitude, start, count);
+                self.device.write(table, start * rope.dims, bytemuck::cast_slice(&rows));
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 use crate::shared::{fixtures, shared};
 use halfbyte::checkpoint::lora::Adapter;
 use halfbyte::checkpoint::{Checkpoint, InputTransform, StoredMatrix};
+use halfbyte::model::architecture;
 use halfbyte::quant::{Packed, Shape, TILE_ROWS, UNIT};
 use halfbyte::{Error, Result};
 use pollster::block_on;
@@ -79,6 +80,7 @@ fn decode(matrix: &StoredMatrix, budget: usize) -> Result<Vec<f32>> {
 /// Everything that a model needs, in the order in which it would be loaded.
 fn load_all(checkpoint: &Checkpoint, budget: usize) -> Result<Vec<StoredMatrix>> {
     let config = checkpoint.config();
+    let arch = architecture(config).unwrap();
     let mut matrices = Vec::new();
     block_on(async {
         matrices.extend(checkpoint.matrix("model.embed_tokens").await?);
@@ -87,9 +89,22 @@ fn load_all(checkpoint: &Checkpoint, budget: usize) -> Result<Vec<StoredMatrix>>
             let (attention, mlp) = (format!("{layer}.self_attn"), format!("{layer}.mlp"));
             matrices.extend(checkpoint.matrices(&attention, &["q_proj", "k_proj", "v_proj"]).await?);
             matrices.extend(checkpoint.matrices(&attention, &["o_proj"]).await?);
-            matrices.extend(checkpoint.matrices(&mlp, &["gate_proj", "up_proj"]).await?);
-            matrices.extend(checkpoint.matrices(&mlp, &["down_proj"]).await?);
-            for norm in ["input_layernorm", "post_attention_layernorm"] {
+            let ffn: &[&str] = if arch.gated { &["gate_proj", "up_proj"] } else { &["up_proj"] };
+            for names in [ffn, &["down_proj"]] {
+                matrices.extend(match &config.experts {
+                    None => checkpoint.matrices(&mlp, names).await?,
+                    Some(experts) => {
+                        let all = |name| (0..experts.count).map(move |e| format!("experts.{e}.{name}"));
+                        let all: Vec<String> = names.iter().flat_map(all).collect();
+                        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+                        checkpoint.matrices(&mlp, &all).await?
+                    }
+                });
+            }
+            if config.experts.is_some() {
+                matrices.extend(checkpoint.matrices(&mlp, &["gate"]).await?);
+            }
+            for norm in arch.norms {
                 let name = format!("{layer}.{norm}.weight");
                 let norm = checkpoint.vector(&name, config.hidden).await?;
                 norm.ok_or_else(|| Error::missing(format!("missing tensor {name}")))?;

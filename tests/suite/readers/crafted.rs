@@ -715,10 +715,32 @@ fn configurations() {
     let qwen = r#","model_type":"qwen2","sliding_window":16,"max_window_layers":0,"use_sliding_window""#;
     assert_eq!(parse(&format!("{qwen}:true"), None).unwrap().window, Some(16));
     assert_eq!(parse(&format!("{qwen}:false"), None).unwrap().window, None);
+    let gemma = r#","model_type":"gemma2","sliding_window":16"#;
+    let gemma = parse(gemma, None).unwrap();
+    let sliding = gemma.alternating.clone().map(|a| a.sliding);
+    assert_eq!((gemma.window, sliding), (Some(16), None), "its one layer slides");
+    let asked =
+        r#","model_type":"qwen2","sliding_window":16,"use_sliding_window":true,"num_hidden_layers":3"#;
+    let mixed = parse(&format!(r#"{asked},"max_window_layers":1"#), None).unwrap();
+    assert_eq!([0, 1, 2].map(|layer| mixed.slides(layer)), [false, true, true]);
+    let yarn = r#","rope_scaling":{"rope_type":"yarn","factor":4.0,"original_max_position_embeddings":16}"#;
+    assert_eq!(parse(yarn, None).unwrap().context, 64);
     let linear = parse(r#","rope_scaling":{"type":"linear","factor":4.0}"#, None).unwrap();
     assert_eq!((linear.rope.scaling, linear.context), (RopeScaling::Linear { factor: 4.0 }, 256));
     for (more, says) in [
-        (r#","rope_scaling":{"rope_type":"yarn","factor":4.0}"#, "rope type yarn"),
+        (r#","rope_scaling":{"rope_type":"ntk","factor":4.0}"#, "rope type ntk"),
+        (r#","rope_scaling":{"rope_type":"yarn","factor":4.0,"beta_slow":-1}"#, "invalid beta_slow -1"),
+        (r#","rope_scaling":{"type":"su","short_factor":[1],"long_factor":[1]}"#, "missing original_max"),
+        (
+            r#","rope_scaling":{"type":"su","short_factor":[1],"long_factor":[1],"original_max_position_embeddings":8}"#,
+            "invalid RoPE scaling Long",
+        ),
+        (r#","num_experts":4,"num_experts_per_tok":5"#, "invalid experts: 5 of 4"),
+        (r#","num_experts":4"#, "missing num_experts_per_tok"),
+        (r#","num_experts":4,"num_experts_per_tok":2,"moe_intermediate_size":40"#, "width of an expert"),
+        (r#","final_logit_softcapping":0.0"#, "invalid scale 0"),
+        (r#","do_layer_norm_before":false"#, "do_layer_norm_before"),
+        (r#","model_type":"qwen3_moe","decoder_sparse_step":2"#, "decoder_sparse_step 2"),
         (r#","rope_scaling":{"rope_type":"linear"}"#, "missing factor"),
         (r#","rope_scaling":{"rope_type":"linear","factor":-2}"#, "invalid factor -2"),
         (r#","rope_scaling":[1]"#, "invalid rope_scaling [1]"),

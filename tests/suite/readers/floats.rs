@@ -1,9 +1,12 @@
 //! Weights of 8 and 4 bits that are floats: FP8, MXFP4, NVFP4, and the containers that hold them.
 
-use super::crafted::{Container, Crafted, FFN, HIDDEN, LAYERS, Weights, config, gguf, random};
+use super::crafted::{Container, Crafted, FFN, HIDDEN, LAYERS, Weights, config, files, gguf, random};
 use super::*;
+use halfbyte::model::{LoadOptions, Precision};
 use halfbyte::quant::WHOLE_ROW;
 use halfbyte::quant::activations::{ActivationScale, Activations};
+use halfbyte::verify::relative_error;
+use halfbyte::{Device, Model};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -246,6 +249,48 @@ fn gpt_oss_experts() {
     }
     let error = block_on(checkpoint.read("model.layers.0.mlp.experts.3.gate_proj")).err().unwrap();
     assert!(error.to_string().contains("missing expert 3"), "{error}");
+}
+
+/// A model runs on experts in MXFP4 as on the same weights in f32.
+#[test]
+fn gpt_oss_runs_on_its_experts() {
+    let (model, wanted) = experts(3);
+    let config = model.config.replace(
+        r#""model_type":"llama""#,
+        r#""model_type":"gpt_oss","num_local_experts":3,"num_experts_per_tok":2"#,
+    );
+    let logits = |dense: bool| {
+        let rng = &mut StdRng::seed_from_u64(11);
+        let mut file = Container::default();
+        let head = u64::from_le_bytes(model.bytes[..8].try_into().unwrap()) as usize;
+        file.header = serde_json::from_slice(&model.bytes[8..8 + head]).unwrap();
+        file.data = model.bytes[8 + head..].to_vec();
+        file.floats("model.layers.0.mlp.router.weight", &[3, HIDDEN], &random(rng, 3 * HIDDEN));
+        file.floats("model.layers.0.mlp.router.bias", &[3], &random(rng, 3));
+        if dense {
+            let renamed = |(name, tensor): (String, _)| (name.replace("_proj_", "_unused_"), tensor);
+            file.header = file.header.into_iter().map(renamed).collect();
+            for (name, values) in &wanted {
+                match name.strip_suffix(".bias") {
+                    Some(_) => file.floats(name, &[values.len()], values),
+                    None if name.ends_with("down_proj") => {
+                        file.floats(&format!("{name}.weight"), &[HIDDEN, FFN], values);
+                    }
+                    None => file.floats(&format!("{name}.weight"), &[FFN, HIDDEN], values),
+                }
+            }
+        }
+        let checkpoint = block_on(Checkpoint::from_files(files(&config, file.bytes()))).unwrap();
+        let options = LoadOptions { precision: Precision::F32, context: Some(8), ..LoadOptions::default() };
+        block_on(async {
+            let model = Model::load(&Device::Cpu, &checkpoint, &options, |_| {}).await.unwrap();
+            model.prefill(0, &[7, 5, 30]).await.unwrap();
+            model.logits().await.unwrap()
+        })
+    };
+    let (packed, dense) = (logits(false), logits(true));
+    let error = relative_error(&packed, &dense);
+    assert!(error <= 1e-6, "off by {error:e}");
 }
 
 /// Codes that are no numbers, in weights and in scales.

@@ -196,7 +196,10 @@ fn models_load() {
             load_all(&checkpoint, BUDGETS[1]).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let config = checkpoint.config();
         assert_eq!((matrices[0].rows, matrices[0].cols), (config.vocab, config.hidden));
-        assert_eq!(matrices.len(), 1 + 7 * config.layers + usize::from(!config.tied), "{}", path.display());
+        let ffn = if architecture(config).unwrap().gated { 3 } else { 2 };
+        let ffn = config.experts.as_ref().map_or(ffn, |experts| 1 + 3 * experts.count);
+        let modules = 1 + (4 + ffn) * config.layers + usize::from(!config.tied);
+        assert_eq!(matrices.iter().map(|m| m.slices.len()).sum::<usize>(), modules, "{}", path.display());
         loaded += 1;
     }
     assert!(loaded >= 16, "{loaded}");
