@@ -210,7 +210,7 @@ pub(crate) fn gather_module(codec: &dyn Codec, index: Index) -> Module {
         Index::Token => (false, 0),
         Index::Position(first) => (true, first as u32),
     };
-    module.constants.extend([("POSITIONS", positions.into()), ("FIRST", Constant::U32(first))]);
+    module.constants.extend([("POSITIONS", positions.into()), ("FIRST_POSITION", Constant::U32(first))]);
     module.parts.extend(["lib/step.wgsl", "kernels/gather.wgsl"]);
     module
 }
