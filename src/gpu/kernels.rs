@@ -226,7 +226,7 @@ pub(crate) fn expert_module(
     let mut module = codec_module("expert_product", codec);
     module.constants.extend([
         ("EXPERT_ROWS", Constant::U32(n as u32)),
-        ("SHARED", (shared as u32).into()),
+        ("SHARERS", (shared as u32).into()),
         ("FIRST_EXPERT", (first as u32).into()),
         ("BIASED", biased.into()),
         ("PERMUTED", permuted.into()),

@@ -221,7 +221,7 @@ const MUTATIONS: &[Mutation] = &[
     mutation("kernels/sparse.wgsl", "P.y_offset + row] += sum", "P.y_offset + row] = sum", "sparse", ""),
     mutation("kernels/attention.wgsl", "total = 1.0", "total = 0.0", "attention", "f32 cache"),
     mutation("kernels/combine.wgsl", "weights[row]", "weights[id.y]", "combine", ""),
-    mutation("kernels/expert_product.wgsl", "group.y / SHARED", "group.y", "expert_product", "f32"),
+    mutation("kernels/expert_product.wgsl", "group.y / SHARERS", "group.y", "expert_product", "f32"),
     mutation("kernels/expert_product.wgsl", "- FIRST_EXPERT)", ")", "expert_product", "f32"),
     mutation("kernels/glu.wgsl", "-80.0, 80.0", "-0.5, 80.0", "glu", "silu"),
     mutation("kernels/glu.wgsl", "P.limit) + 1.0", "P.limit)", "glu", "clamped"),
