@@ -1,7 +1,7 @@
-// y[r, row] = Σ_k W[e·EXPERT_ROWS + row, k]·x[r / SHARED, k] + bias[e·EXPERT_ROWS + row], e = ids[r] − FIRST_EXPERT: the
+// y[r, row] = Σ_k W[e·EXPERT_ROWS + row, k]·x[r / SHARERS, k] + bias[e·EXPERT_ROWS + row], e = ids[r] − FIRST_EXPERT: the
 // matrices of experts lie one below the other, and every row of y has an expert of its own. A lane owns a row of the
 // matrix, SPLIT lanes share one; one row of y an id.y of the grid. Rows whose expert is not in this part are left alone.
-// x: [rows / SHARED, cols], y: [rows, stride].
+// x: [rows / SHARERS, cols], y: [rows, stride].
 // requires: codec, lib/product.wgsl
 
 @group(0) @binding(4) var<storage, read> x: array<vec4<f32>>;
@@ -38,7 +38,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         return;
     }
     let row = u32(first) + lane.x;
-    let source = group.y / SHARED;
+    let source = group.y / SHARERS;
     var sum = 0.0;
     for (var unit = lane.y; unit < P.units; unit += SPLIT) {
         let j = 8u * unit;

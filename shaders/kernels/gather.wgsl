@@ -1,5 +1,5 @@
-// out[t, :] = row token_ids[t] of the matrix: the embedding; with POSITIONS the row of the token's position, FIRST being
-// that of position 0, is added. out: [tokens, cols].
+// out[t, :] = row token_ids[t] of the matrix: the embedding; with POSITIONS the row of the token's position is added,
+// FIRST_POSITION being that of position 0. out: [tokens, cols].
 // requires: codec, lib/product.wgsl, lib/step.wgsl
 
 @group(0) @binding(5) var<storage, read_write> y: array<vec4<f32>>;
@@ -12,7 +12,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let token = group.y;
     var id = step[TOKEN_IDS + token];
     if (POSITIONS) {
-        id = FIRST + step[POSITION] + token;
+        id = FIRST_POSITION + step[POSITION] + token;
     }
     let i = group.x * 64u + lane.x;
     if (id < P.first_row || id - P.first_row >= P.rows || 8u * i >= P.cols) {

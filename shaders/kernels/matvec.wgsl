@@ -15,7 +15,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let row = group.x * 32u * TILES + lane.x;
     let last = P.padded_rows - 1u; // lanes beyond the rows work on the last one and store nothing
     var sum = vec4(0.0);
-    for (var unit = lane.y; unit < P.units; unit += SPLIT) {
+    for (var unit = first_unit(lane.y); unit < P.units; unit += SPLIT) {
         let x = x32(token, unit, rank);
         sum.x += dot32(min(row, last), unit, x);
         if (TILES > 1u) {

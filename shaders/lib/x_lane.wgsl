@@ -1,5 +1,10 @@
 // 32 activations for every lane: each loads all of them.
-// provides: x_rank, x32    requires: lib/product.wgsl, lib/product_io.wgsl
+// provides: first_unit, x_rank, x32    requires: lib/product.wgsl, lib/product_io.wgsl
+
+// Where a lane begins that is one of several of its row.
+fn first_unit(share: u32) -> u32 {
+    return share;
+}
 
 fn x_rank() -> u32 {
     return 0u;

@@ -210,7 +210,7 @@ pub(crate) fn gather_module(codec: &dyn Codec, index: Index) -> Module {
         Index::Token => (false, 0),
         Index::Position(first) => (true, first as u32),
     };
-    module.constants.extend([("POSITIONS", positions.into()), ("FIRST", Constant::U32(first))]);
+    module.constants.extend([("POSITIONS", positions.into()), ("FIRST_POSITION", Constant::U32(first))]);
     module.parts.extend(["lib/step.wgsl", "kernels/gather.wgsl"]);
     module
 }
@@ -226,7 +226,7 @@ pub(crate) fn expert_module(
     let mut module = codec_module("expert_product", codec);
     module.constants.extend([
         ("EXPERT_ROWS", Constant::U32(n as u32)),
-        ("SHARED", (shared as u32).into()),
+        ("SHARERS", (shared as u32).into()),
         ("FIRST_EXPERT", (first as u32).into()),
         ("BIASED", biased.into()),
         ("PERMUTED", permuted.into()),
