@@ -14,9 +14,9 @@ fn seed() -> u64 {
     std::env::var("HALFBYTE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1)
 }
 
-fn assert_all_pass(options: &Options) {
+fn assert_all_pass(contexts: impl IntoIterator<Item = Context>) {
     let seed = seed();
-    for context in contexts(options) {
+    for context in contexts {
         let start = Instant::now();
         let outcomes = pollster::block_on(verify(&context, seed, |_| {})).expect("the device stays");
         let report = context.report();
@@ -41,14 +41,15 @@ fn assert_listed(context: &Context) {
 
 #[test]
 fn kernels_equal_their_twins() {
-    assert_all_pass(&Options::default());
+    assert_all_pass(contexts(&Options::default()));
 }
 
 #[test]
 fn kernels_equal_their_twins_on_the_floor() {
     let without = ["f16", "subgroups", "dot4"].map(String::from).to_vec();
-    // With a real GPU's variants of the products, which a software adapter would not choose.
-    assert_all_pass(&Options { limits: LimitSet::Floor, without, as_gpu: true, ..Options::default() });
+    // With a real GPU's variants of the products, which a software adapter would not choose; on one adapter, for time.
+    let options = Options { limits: LimitSet::Floor, without, as_gpu: true, ..Options::default() };
+    assert_all_pass(contexts(&options).into_iter().take(1));
 }
 
 #[test]
