@@ -337,7 +337,7 @@ function inBrowser(name) {
     test('every kernel agrees with its twin on this GPU', async (t) => {
       await page.evaluate(() => (location.hash = '#tests'));
       await page.click('#verify');
-      const verdict = await page.wait('the verdict', () => document.documentElement.dataset.state === 'ready' && document.querySelector('#verdict').textContent, null, 600_000);
+      const verdict = await page.wait('the verdict', () => document.documentElement.dataset.state === 'ready' && document.querySelector('#verdict').textContent, null, 1_500_000);
       const failed = await page.evaluate(() => [...document.querySelectorAll('#outcomes [data-pass=false]')].map((row) => row.textContent));
       assert.deepEqual(failed, []);
       assert.match(verdict, /^All \d\d+ kernels agree/);
