@@ -82,7 +82,7 @@ function copied(name) {
   return `${server.url}some/folder/${name}/`;
 }
 
-/** The README's programs, one after the other, in a page without a bundler. */
+/** The README's programs in a page without a bundler; either may end first. */
 function readme() {
   const site = join(temporary, 'site/some/folder/readme');
   const programs = [...readFileSync(join(packed, 'README.md'), 'utf8').matchAll(/^```js\n(.*?)^```$/gms)].map(([, program]) => program);
@@ -90,7 +90,7 @@ function readme() {
   mkdirSync(site);
   writeFileSync(join(site, 'index.html'), `<!doctype html><link rel="icon" href="data:,"><body>
     <script type="importmap">{ "imports": { "halfbyte": "../web-page/halfbyte/index.js" } }</script>
-    ${programs.map((program, index) => `<script type="module">${program}\ndocument.documentElement.dataset.done = ${index + 1};</script>`).join('\n')}`);
+    ${programs.map((program) => `<script type="module">${program}\ndocument.documentElement.dataset.done = Number(document.documentElement.dataset.done ?? 0) + 1;</script>`).join('\n')}`);
   return `${server.url}some/folder/readme/`;
 }
 
