@@ -1,6 +1,6 @@
-// y[t, row] (+)= Σ_k W[row, k]·x[t, k] + bias[row] for many tokens, without workgroup memory: a lane owns ROWS rows,
-// 32 apart, and TOKENS tokens, so that a weight is decoded once for TOKENS products and an activation loaded once for
-// ROWS. The loops over both are short and constant: compilers unroll them and keep the sums in registers.
+// y[t, row] (+)= Σ_k W[row, k]·x[t, k] + bias[row] for many tokens, without workgroup memory: a lane owns
+// BLOCK_ROWS rows, 32 apart, and BLOCK_TOKENS tokens: a weight is decoded once for all of these tokens, an activation
+// loaded once for all of these rows. The loops over both are short and constant: compilers unroll them and keep the sums in registers.
 // x: [tokens, cols], y: [tokens, rows of the whole layer].
 // requires: codec, x source, lib/product.wgsl, lib/product_io.wgsl, lib/step.wgsl
 
