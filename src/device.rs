@@ -44,8 +44,14 @@ enum Storage {
 /// A buffer that gives its bytes back to the books.
 #[derive(Debug)]
 pub(crate) struct GpuBuffer {
-    buffer: wgpu::Buffer,
+    pub(crate) buffer: wgpu::Buffer,
     context: Context,
+}
+
+impl GpuBuffer {
+    pub(crate) fn new(context: &Context, label: &str, bytes: u64) -> Result<Self> {
+        Ok(Self { buffer: context.buffer(label, bytes)?, context: context.clone() })
+    }
 }
 
 impl Drop for GpuBuffer {
@@ -267,18 +273,18 @@ impl Device {
         Ok(matrix)
     }
 
-    /// Compiles the pipelines that ops need, one after the other; `progress` is told how many of how many are done.
+    /// Compiles the pipelines that lists of ops need, one after the other; `progress` is told how many of how many are done.
     pub async fn compile(
         &self,
         step: &Tensor,
-        ops: impl Iterator<Item = &Op>,
+        lists: &[&[Op]],
         mut progress: impl FnMut(u64, u64),
     ) -> Result<()> {
         let Device::Gpu(context) = self else { return Ok(()) };
         let mut sources = BTreeMap::new();
-        for op in ops {
-            op.check()?;
-            for source in context.sources(op, step)? {
+        for list in lists {
+            list.iter().try_for_each(Op::check)?;
+            for source in context.sources(list, step)? {
                 sources.insert(source.text.clone(), source);
             }
         }
@@ -291,7 +297,8 @@ impl Device {
         Ok(())
     }
 
-    /// Checks ops and makes them ready: pipelines, parameters, bind groups.
+    /// Checks ops and makes them ready: pipelines, parameters, bind groups. On a GPU neighbours may be done together: what a
+    /// tensor that one op writes for another to read holds after a run is not said.
     pub async fn record(&self, step: &Tensor, ops: Vec<Op>) -> Result<Recording> {
         for op in &ops {
             op.check()?;
@@ -524,6 +531,15 @@ fn rows_of(piece: &Piece, codec: &dyn Codec, rows: Range<usize>) -> Option<Piece
 }
 
 impl Tensor {
+    /// Whether both are the same memory.
+    pub(crate) fn is(&self, other: &Tensor) -> bool {
+        match (&self.storage, &other.storage) {
+            (Storage::Gpu(a), Storage::Gpu(b)) => Arc::ptr_eq(a, b),
+            (Storage::Cpu(a), Storage::Cpu(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+
     /// Its GPU buffer; an error for a host tensor.
     pub(crate) fn gpu(&self) -> Result<&wgpu::Buffer> {
         match &self.storage {

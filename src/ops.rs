@@ -511,6 +511,37 @@ impl Op {
         }
     }
 
+    /// The activations that it reads and those that it writes; where it adds or works in place, both.
+    pub(crate) fn activations(&self) -> (Vec<&Tensor>, Vec<&Tensor>) {
+        let (mut reads, writes, adds) = match self {
+            Op::Gather { index, out, .. } => (vec![], vec![out], matches!(index, Index::Position(_))),
+            Op::RmsNorm { x, out, add, .. } => (vec![x], vec![out], *add),
+            Op::LayerNorm { x, out, .. } => (vec![x], vec![out.as_ref().unwrap_or(x)], false),
+            Op::Outliers { x, out, .. } => (vec![x], vec![out], false),
+            Op::Quantize { x, outliers, out, .. } => {
+                ([x].into_iter().chain(outliers).collect(), vec![out], false)
+            }
+            Op::Product { x, out, add, .. } => (vec![x], vec![out], *add),
+            Op::Sparse { x, out, .. } => (vec![x], vec![out], true),
+            Op::Hadamard { x, scratch, out, add, .. } => {
+                (if *add { vec![x, out] } else { vec![x] }, vec![scratch, out], false)
+            }
+            Op::Scale { x, out, .. } => (vec![x], vec![out], false),
+            Op::ExpertProduct { x, routes, out, .. } => (vec![x, &routes.ids], vec![out], false),
+            Op::Route { logits, routes, .. } => (vec![logits], vec![&routes.ids, &routes.weights], false),
+            Op::Combine { x, routes, out, add } => (vec![x, &routes.weights], vec![out], *add),
+            Op::SoftCap { x, .. } => (vec![x], vec![x], false),
+            Op::Rope { qkv, cache, .. } => (vec![qkv], vec![qkv, &cache.keys, &cache.values], false),
+            Op::Attention { qkv, cache, out, .. } => (vec![qkv, &cache.keys, &cache.values], vec![out], false),
+            Op::Glu { x, out, .. } => (vec![x], vec![out], false),
+            Op::Argmax { logits, step } => (vec![logits], vec![step], false),
+        };
+        if adds {
+            reads.extend(&writes);
+        }
+        (reads, writes)
+    }
+
     /// Short name, for profiles and messages.
     pub fn name(&self) -> &'static str {
         match self {

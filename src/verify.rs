@@ -56,6 +56,8 @@ struct Bench {
 
 /// An op built for one device: takes the device's half of every twin.
 type Build<'a> = dyn Fn(&dyn Fn(&Twin) -> Tensor, Side) -> Op + 'a;
+/// The same for ops that a GPU may do together.
+type BuildAll<'a> = dyn Fn(&dyn Fn(&Twin) -> Tensor, Side) -> Vec<Op> + 'a;
 
 /// Which half.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,19 +105,29 @@ impl Bench {
         Ok([make(&self.gpu)?, make(&self.cpu)?])
     }
 
+    /// Runs ops on both sides.
+    async fn run_all(&self, step: &Step, build: &BuildAll<'_>) -> Result<()> {
+        let ops = build(&|twin: &Twin| twin.gpu.clone(), Side::Gpu);
+        let recording = self.gpu.record(&self.step.gpu, ops).await?;
+        self.gpu.run(&recording, &self.step.gpu, step)?;
+        let ops = build(&|twin: &Twin| twin.cpu.clone(), Side::Cpu);
+        let recording = self.cpu.record(&self.step.cpu, ops).await?;
+        self.cpu.run(&recording, &self.step.cpu, step)
+    }
+
     /// Runs an op on both sides.
     async fn run(&self, step: &Step, build: &Build<'_>) -> Result<()> {
-        let op = build(&|twin: &Twin| twin.gpu.clone(), Side::Gpu);
-        let recording = self.gpu.record(&self.step.gpu, vec![op]).await?;
-        self.gpu.run(&recording, &self.step.gpu, step)?;
-        let op = build(&|twin: &Twin| twin.cpu.clone(), Side::Cpu);
-        let recording = self.cpu.record(&self.step.cpu, vec![op]).await?;
-        self.cpu.run(&recording, &self.step.cpu, step)
+        self.run_all(step, &|half, side| vec![build(half, side)]).await
     }
 
     /// Runs an op on both sides; the relative error of `out`'s first `rows` rows.
     async fn compare(&self, step: &Step, rows: usize, out: &Twin, build: &Build<'_>) -> Result<f64> {
-        self.run(step, build).await?;
+        self.compare_all(step, rows, out, &|half, side| vec![build(half, side)]).await
+    }
+
+    /// The same of several ops, of which the last writes `out`.
+    async fn compare_all(&self, step: &Step, rows: usize, out: &Twin, build: &BuildAll<'_>) -> Result<f64> {
+        self.run_all(step, build).await?;
         let found = self.gpu.read(&out.gpu, rows).await?;
         let wanted = self.cpu.read(&out.cpu, rows).await?;
         Ok(relative_error(&found, &wanted))
@@ -210,6 +222,54 @@ async fn product(bench: &mut Bench, codec: &Arc<dyn Codec>, tokens: usize, slots
             add: slots & 1 > 0,
         };
         worst = worst.max(bench.compare(&step(0, tokens, |_| 0), tokens, &out, &build).await?);
+    }
+    Ok(worst)
+}
+
+/// A decode step's product with the norm before it, the gated activation after it, or both; `slots` as for [`product`].
+async fn fused_product(
+    bench: &mut Bench,
+    codec: &Arc<dyn Codec>,
+    (normed, gated): (bool, bool),
+    slots: usize,
+) -> Result<f64> {
+    let mut worst = 0f64;
+    for (i, (width, cols)) in shapes(&mut bench.rng).into_iter().enumerate() {
+        let slots = if i == 2 { !slots } else { slots };
+        let rows = if gated { 2 * width } else { width };
+        let matrix = bench.matrix(codec, Shape { rows, cols })?;
+        let [x, normed_x, weight] = [bench.random(1, cols)?, bench.random(1, cols)?, bench.random(1, cols)?];
+        let [product, gates, bias] = [bench.random(1, rows)?, bench.random(1, width)?, bench.random(1, rows)?];
+        let mut order: Vec<u32> = (0..cols as u32).collect();
+        order.shuffle(&mut bench.rng);
+        let permutation = bench.twin(1, cols, &order)?;
+        let build = |half: &dyn Fn(&Twin) -> Tensor, side: Side| {
+            let mut ops = Vec::new();
+            if normed {
+                let (x, weight, out) = (half(&x), half(&weight), half(&normed_x));
+                ops.push(Op::RmsNorm { rows: Rows::Tokens, x, weight, eps: 0.1, out, add: false });
+            }
+            ops.push(Op::Product {
+                rows: Rows::Tokens,
+                matrix: matrix[side as usize].clone(),
+                x: half(if normed { &normed_x } else { &x }),
+                int8: false,
+                permutation: (slots & 4 > 0).then(|| half(&permutation)),
+                bias: (slots & 2 > 0).then(|| half(&bias)),
+                out: half(&product),
+                offset: 0,
+                add: !gated && slots & 1 > 0,
+            });
+            if gated {
+                let (x, out) = (half(&product), half(&gates));
+                let activation = Activation::Clamped { limit: 0.5 };
+                let (gate, up) = if slots & 1 > 0 { (0, width) } else { (width, 0) };
+                ops.push(Op::Glu { rows: Rows::Tokens, activation, x, gate, up: Some(up), out });
+            }
+            ops
+        };
+        let out = if gated { &gates } else { &product };
+        worst = worst.max(bench.compare_all(&step(0, 1, |_| 0), 1, out, &build).await?);
     }
     Ok(worst)
 }
@@ -453,6 +513,50 @@ async fn attention(bench: &mut Bench, f16: bool) -> Result<f64> {
                 out: half(&out),
             };
             worst = worst.max(bench.compare(&step, tokens, &out, &build).await?);
+        }
+    }
+    Ok(worst)
+}
+
+/// Rotations and attention of one token: what decode steps do together. The cache is checked through an attention of the next
+/// token over it.
+async fn decode_attention(bench: &mut Bench, f16: bool, normed: bool) -> Result<f64> {
+    let mut worst = 0f64;
+    for shape in heads(&mut bench.rng) {
+        let far = bench.rng.random_range(300..700);
+        for (position, window) in [(0, None), (63, Some(4)), (far, None), (far, Some(70))] {
+            let AttentionBench { heads, cache, qkv, step: at } =
+                attention_bench(bench, shape, position, 1, f16).await?;
+            let dims = if normed { (heads.head_dim / 2).next_multiple_of(2) } else { heads.head_dim };
+            let rotations = bench.random(position + 1, dims)?;
+            let norms = [bench.random(1, heads.head_dim)?, bench.random(1, heads.head_dim)?];
+            let sinks = bench.random(1, heads.heads)?;
+            let out = bench.twin(1, heads.heads * heads.head_dim, &[])?;
+            let attention = |half: &dyn Fn(&Twin) -> Tensor, side: Side, qkv: &Twin, out: &Twin| Op::Attention {
+                heads,
+                qkv: half(qkv),
+                cache: cache[side as usize].clone(),
+                window,
+                scale: 0.3,
+                softcap: window.map(|_| 0.5),
+                sinks: (!normed && position % 2 == 0).then(|| half(&sinks)),
+                out: half(out),
+            };
+            let build = |half: &dyn Fn(&Twin) -> Tensor, side: Side| {
+                let rope = Op::Rope {
+                    heads,
+                    qkv: half(&qkv),
+                    rotations: Some(half(&rotations)),
+                    interleaved: normed && heads.heads != 3,
+                    norms: normed.then(|| (half(&norms[0]), half(&norms[1]), 1e-3)),
+                    cache: cache[side as usize].clone(),
+                };
+                vec![rope, attention(half, side, &qkv, &out)]
+            };
+            worst = worst.max(bench.compare_all(&at, 1, &out, &build).await?);
+            let queries = bench.random(1, qkv.cpu.cols)?;
+            let build = |half: &dyn Fn(&Twin) -> Tensor, side: Side| attention(half, side, &queries, &out);
+            worst = worst.max(bench.compare(&step(position + 1, 1, |_| 0), 1, &out, &build).await?);
         }
     }
     Ok(worst)
@@ -764,6 +868,12 @@ pub async fn verify_only(
         if std::mem::replace(&mut family, codec.family().name) != codec.family().name {
             let experts = async |b: &mut Bench| expert_product(b, &codec).await;
             run.case("expert_product", &name, TOLERANCE_F32, experts).await?;
+            for (kernel, fused) in
+                [("normed matvec", (true, false)), ("gated matvec", (false, true)), ("normed gated matvec", (true, true))]
+            {
+                let case = async |b: &mut Bench| fused_product(b, &codec, fused, slots).await;
+                run.case(kernel, &name, TOLERANCE_F32, case).await?;
+            }
         }
     }
     let given = |code, scale| Activations { scale: ActivationScale::Static(scale), ..code };
@@ -788,6 +898,10 @@ pub async fn verify_only(
         run.case("rope", name, tolerance, async |b| rope(b, f16, false).await).await?;
         run.case("rope with norms", name, tolerance, async |b| rope(b, f16, true).await).await?;
         run.case("attention", name, tolerance, async |b| attention(b, f16).await).await?;
+        for (normed, kernel) in [(false, "decode attention"), (true, "decode attention with norms")] {
+            let case = async |b: &mut Bench| decode_attention(b, f16, normed).await;
+            run.case(kernel, name, tolerance, case).await?;
+        }
     }
     run.case("rms_norm", "", TOLERANCE_F32, async |b| rms_norm(b).await).await?;
     run.case("scale", "", TOLERANCE_F32, async |b| scale(b).await).await?;

@@ -20,6 +20,12 @@ fn e8p_spread(bits: u32) -> u32 {
     return (bits * 0x00204081u) & 0x01010101u;
 }
 
+// Half of each byte (of at most 127) less a multiple of a quarter: in the last bits of the mantissa of 2²¹ are quarters.
+fn halves4(bytes: u32, shift: f32) -> vec4<f32> {
+    let quarters = (vec4(bytes << 1u) >> vec4(0u, 8u, 16u, 24u)) & vec4(0xffu);
+    return bitcast<vec4<f32>>(quarters | vec4(0x4a000000u)) - (2097152.0 + shift);
+}
+
 // The 8 weights of a code, even dimensions in a, odd ones in b.
 // Negating a nibble 2v + 8 gives 8 - 2v = 16 - nibble = (nibble ^ 15) + 1, for four at a time.
 fn e8p_point(code: u32) -> Weights8 {
@@ -30,19 +36,16 @@ fn e8p_point(code: u32) -> Weights8 {
     let row = e8p_rows[code >> 8u];
     let even_dims = ((row & 0x0f0f0f0fu) ^ (even_signs * 15u)) + even_signs;
     let odd_dims = (((row >> 4u) & 0x0f0f0f0fu) ^ (odd_signs * 15u)) + odd_signs;
-    let shift = vec4<f32>(-3.75 - 0.5 * f32(odd));
-    return Weights8(
-        vec4<f32>(unpack4xU8(even_dims)) * 0.5 + shift,
-        vec4<f32>(unpack4xU8(odd_dims)) * 0.5 + shift,
-    );
+    let shift = 3.75 + 0.5 * f32(odd);
+    return Weights8(halves4(even_dims, shift), halves4(odd_dims, shift));
 }
 
 // The point of an 8-bit code, in the same order.
 fn e8_point(code: u32) -> Weights8 {
     let row = e8p_rows[(TABLE_ROWS - 256u) + code];
     return Weights8(
-        vec4<f32>(unpack4xU8(row & 0x0f0f0f0fu)) * 0.5 - 4.0,
-        vec4<f32>(unpack4xU8((row >> 4u) & 0x0f0f0f0fu)) * 0.5 - 4.0,
+        halves4(row & 0x0f0f0f0fu, 4.0),
+        halves4((row >> 4u) & 0x0f0f0f0fu, 4.0),
     );
 }
 

@@ -46,11 +46,18 @@ fn affine(row: u32, i: u32) -> Affine {
     return Affine(scale, f32(ZERO), 0.0);
 }
 
+// Codes less their zero point, which may be real.
+fn less_zero(q: u32, zero: f32) -> vec4<f32> {
+    if (OFFSET < 3u) {
+        return bytes4(q, zero);
+    }
+    return vec4<f32>(unpack4xU8(q)) - zero;
+}
+
 fn decode8(row: u32, i: u32) -> Weights8 {
     let f = affine(row, i);
     let q = codes8(row, i);
-    return Weights8((vec4<f32>(unpack4xU8(q.x)) - f.zero) * f.scale + f.min,
-                    (vec4<f32>(unpack4xU8(q.y)) - f.zero) * f.scale + f.min);
+    return Weights8(less_zero(q.x, f.zero) * f.scale + f.min, less_zero(q.y, f.zero) * f.scale + f.min);
 }
 
 // Eight quads of q - z as signed bytes, and the scale of a whole row: for products in integers.
@@ -75,7 +82,27 @@ fn row_scale(row: u32) -> f32 {
 
 // (q - z)·x over one quad.
 fn quad(q: u32, zero: f32, x: vec4<f32>) -> vec4<f32> {
-    return (vec4<f32>(unpack4xU8(q)) - zero) * x;
+    return less_zero(q, zero) * x;
+}
+
+// (q - z)·x over the codes at one place of four words, times the place: they are read where they stand, in the mantissa
+// of 2²³. There must be no bit of them above bit 22, and z must be an integer.
+fn place(w: vec4<u32>, bit: u32, zero: f32, x: vec4<f32>) -> f32 {
+    let codes = bitcast<vec4<f32>>((w & vec4(15u << bit)) | vec4(0x4b000000u));
+    return dot(codes - (8388608.0 + zero * f32(1u << bit)), x);
+}
+
+// (q - z)·x over 32 codes of four bits.
+fn nibbles(w: vec4<u32>, zero: f32, x: X32) -> f32 {
+    let top = w >> vec4(20u);
+    return place(w, 0u, zero, vec4(x.a.x, x.c.x, x.e.x, x.g.x))
+        + place(top, 0u, zero, vec4(x.b.z, x.d.z, x.f.z, x.h.z))
+        + 0.0625 * (place(w, 4u, zero, vec4(x.b.x, x.d.x, x.f.x, x.h.x))
+            + place(top, 4u, zero, vec4(x.a.w, x.c.w, x.e.w, x.g.w)))
+        + 0.00390625 * (place(w, 8u, zero, vec4(x.a.y, x.c.y, x.e.y, x.g.y))
+            + place(top, 8u, zero, vec4(x.b.w, x.d.w, x.f.w, x.h.w)))
+        + 0.000244140625 * place(w, 12u, zero, vec4(x.b.y, x.d.y, x.f.y, x.h.y))
+        + 0.0000152587890625 * place(w, 16u, zero, vec4(x.a.z, x.c.z, x.e.z, x.g.z));
 }
 
 // 8 weights · x, for groups that are no multiple of 32 columns.
@@ -95,27 +122,21 @@ fn dot32(row: u32, unit: u32, x: X32) -> f32 {
              + dot8(row, 4u * unit + 2u, x.e, x.f) + dot8(row, 4u * unit + 3u, x.g, x.h);
     }
     let f = affine(row, 4u * unit);
-    var sum: vec4<f32>;
-    if (LOW_BITS == 4u && HIGH_BITS == 0u) {
-        let w = codes[cell_index(row, unit, P.units)];
-        let low = w & vec4(0x0f0f0f0fu);
-        let high = (w >> vec4(4u)) & vec4(0x0f0f0f0fu);
-        sum = quad(low.x, f.zero, x.a) + quad(high.x, f.zero, x.b)
-            + quad(low.y, f.zero, x.c) + quad(high.y, f.zero, x.d)
-            + quad(low.z, f.zero, x.e) + quad(high.z, f.zero, x.f)
-            + quad(low.w, f.zero, x.g) + quad(high.w, f.zero, x.h);
+    var sum: f32;
+    if (LOW_BITS == 4u && HIGH_BITS == 0u && OFFSET < 3u) {
+        sum = nibbles(codes[cell_index(row, unit, P.units)], f.zero, x);
     } else {
         let q0 = codes8(row, 4u * unit);
         let q1 = codes8(row, 4u * unit + 1u);
         let q2 = codes8(row, 4u * unit + 2u);
         let q3 = codes8(row, 4u * unit + 3u);
-        sum = quad(q0.x, f.zero, x.a) + quad(q0.y, f.zero, x.b)
+        sum = sum4(quad(q0.x, f.zero, x.a) + quad(q0.y, f.zero, x.b)
             + quad(q1.x, f.zero, x.c) + quad(q1.y, f.zero, x.d)
             + quad(q2.x, f.zero, x.e) + quad(q2.y, f.zero, x.f)
-            + quad(q3.x, f.zero, x.g) + quad(q3.y, f.zero, x.h);
+            + quad(q3.x, f.zero, x.g) + quad(q3.y, f.zero, x.h));
     }
     if (OFFSET == 2u) {
-        return sum4(sum) * f.scale + f.min * sum32(x);
+        return sum * f.scale + f.min * sum32(x);
     }
-    return sum4(sum) * f.scale;
+    return sum * f.scale;
 }

@@ -79,12 +79,12 @@ fn decode8(row: u32, i: u32) -> Weights8 {
     let q = codes8(row, at, i & 3u);
     let zero = f32(1u << (at.bits - 1u));
     let scale = group_scale(row, at.group);
-    return Weights8((vec4<f32>(unpack4xU8(q.x)) - zero) * scale, (vec4<f32>(unpack4xU8(q.y)) - zero) * scale);
+    return Weights8(bytes4(q.x, zero) * scale, bytes4(q.y, zero) * scale);
 }
 
 // (q - z)·x over two quads.
 fn dot8(q: vec2<u32>, zero: f32, a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
-    return (vec4<f32>(unpack4xU8(q.x)) - zero) * a + (vec4<f32>(unpack4xU8(q.y)) - zero) * b;
+    return bytes4(q.x, zero) * a + bytes4(q.y, zero) * b;
 }
 
 fn dot32(row: u32, unit: u32, x: X32) -> f32 {

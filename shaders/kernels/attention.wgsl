@@ -2,27 +2,13 @@
 // Scores may be capped (Gemma 2), and a sink for each head may take its share of the softmax (gpt-oss).
 // The positions go by in tiles of LANES with an online softmax (Milakov & Gimelshein 2018).
 // qkv: [tokens, stride], out: [tokens, heads · head_dim]; cache layout as in rope.wgsl.
-// requires: lib/step.wgsl, lib/tanh.wgsl, reduce, cache
+// requires: lib/heads.wgsl, lib/head_plain.wgsl, lib/step.wgsl, lib/tanh.wgsl, reduce, cache
 
-struct Attention {
-    heads: u32,
-    kv_heads: u32,
-    stride: u32,
-    q_offset: u32,
-    context: u32,
-    window: u32, // positions a query sees, its own included
-    scale: f32,
-    softcap: f32, // 0: none
-    sinks: u32,   // 1: there are some
-}
-@group(0) @binding(3) var<uniform> P: Attention;
-@group(0) @binding(0) var<storage, read> sinks: array<f32>;
 @group(0) @binding(4) var<storage, read> qkv: array<f32>;
 @group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;
 @group(0) @binding(7) var<storage, read> keys: array<Cached>;
 @group(0) @binding(8) var<storage, read> values: array<Cached>;
 
-const D4: u32 = HEAD_DIM / 4u;
 const SHARES: u32 = LANES / D4; // lanes that share four columns of the output
 var<workgroup> query: array<vec4<f32>, D4>;
 var<workgroup> weights: array<f32, LANES>;
@@ -31,14 +17,14 @@ var<workgroup> sums: array<vec4<f32>, LANES>;
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>) {
     let token = group.y;
-    let head = group.x;
-    let kv_head = head / (P.heads / P.kv_heads);
+    let head_index = group.x;
+    let kv_head = head_index / (P.heads / P.kv_heads);
     let end = step[POSITION] + token + 1u;
     var start = 0u;
     if (end > P.window) {
         start = end - P.window;
     }
-    let source = token * P.stride + P.q_offset + head * HEAD_DIM;
+    let source = token * P.stride + P.q_offset + head_index * HEAD_DIM;
     for (var i = lane.x; i < D4; i += LANES) {
         let at = source + 4u * i;
         query[i] = vec4(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]) * P.scale;
@@ -50,7 +36,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     var most = -3.4e38;
     var total = 0.0;
     if (P.sinks == 1u) {
-        most = sinks[head];
+        most = sink(head_index);
         total = 1.0;
     }
     var sum = vec4(0.0);
@@ -92,6 +78,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         for (var i = 1u; i < SHARES; i++) {
             sum += sums[i * D4 + lane.x];
         }
-        out[(token * P.heads + head) * D4 + lane.x] = sum / total;
+        out[(token * P.heads + head_index) * D4 + lane.x] = sum / total;
     }
 }

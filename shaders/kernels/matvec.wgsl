@@ -1,47 +1,56 @@
-// y[t, row] (+)= Σ_k W[row, k]·x[t, k] + bias[row]: a lane owns TILES rows, 32 apart; SPLIT lanes share a row.
+// y[t, row] (+)= Σ_k W[row, k]·x[t, k] + bias[row]: a lane owns TILES rows; SPLIT lanes share a row.
 // x: [tokens, cols], y: [tokens, rows of the whole layer]; one token an id.y of the grid.
-// requires: codec, x source, lib/product.wgsl, lib/product_io.wgsl
+// requires: codec, x source, lib/product.wgsl, lib/product_io.wgsl or lib/product_io_normed.wgsl, lib/product_out.wgsl,
+// lib/rows_plain.wgsl or lib/rows_gated.wgsl
 
-var<workgroup> partial: array<vec4<f32>, 32u * SPLIT>;
-const TABLE_ROOM: u32 = 16384u - 512u * SPLIT; // bytes of workgroup memory that the codec may take
+var<workgroup> partial: array<f32, 32u * SPLIT * TILES>;
+
+// The sum over the lanes of a row.
+fn sum_of(tile: u32, lane: u32) -> f32 {
+    var sum = 0.0;
+    for (var i = 0u; i < SPLIT; i++) {
+        sum += partial[(tile * SPLIT + i) * 32u + lane];
+    }
+    return sum;
+}
 
 @compute @workgroup_size(32, SPLIT)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>) {
-    prepare(lane.y * 32u + lane.x, 32u * SPLIT);
-    workgroupBarrier();
-    let rank = x_rank();
+    let index = lane.y * 32u + lane.x;
     let token = group.y;
     token_end = token + 1u; // the grid has a workgroup a token, no more
-    let row = group.x * 32u * TILES + lane.x;
-    let last = P.padded_rows - 1u; // lanes beyond the rows work on the last one and store nothing
-    var sum = vec4(0.0);
+    prepare(index, 32u * SPLIT);
+    let factor = stage(token, index);
+    workgroupBarrier();
+    let rank = x_rank();
+    let row = group.x * GROUP_ROWS + lane.x;
+    // Lanes beyond the rows work on the last one and store nothing.
+    let rows = min(lane_rows(row), vec4(P.padded_rows - 1u));
+    var sums = vec4(0.0);
     for (var unit = first_unit(lane.y); unit < P.units; unit += SPLIT) {
         let x = x32(token, unit, rank);
-        sum.x += dot32(min(row, last), unit, x);
+        sums.x += dot32(rows.x, unit, x);
         if (TILES > 1u) {
-            sum.y += dot32(min(row + 32u, last), unit, x);
+            sums.y += dot32(rows.y, unit, x);
         }
         if (TILES > 2u) {
-            sum.z += dot32(min(row + 64u, last), unit, x);
-            sum.w += dot32(min(row + 96u, last), unit, x);
+            sums.z += dot32(rows.z, unit, x);
+            sums.w += dot32(rows.w, unit, x);
         }
     }
     if (SPLIT > 1u) {
-        partial[lane.y * 32u + lane.x] = sum;
+        partial[index] = sums.x;
+        if (TILES > 1u) {
+            partial[32u * SPLIT + index] = sums.y;
+        }
         workgroupBarrier();
         if (lane.y > 0u) {
             return;
         }
-        for (var i = 1u; i < SPLIT; i++) {
-            sum += partial[i * 32u + lane.x];
+        sums.x = sum_of(0u, lane.x);
+        if (TILES > 1u) {
+            sums.y = sum_of(1u, lane.x);
         }
     }
-    store(token, row, sum.x);
-    if (TILES > 1u) {
-        store(token, row + 32u, sum.y);
-    }
-    if (TILES > 2u) {
-        store(token, row + 64u, sum.z);
-        store(token, row + 96u, sum.w);
-    }
+    finish(token, row, sums * factor);
 }

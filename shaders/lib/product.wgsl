@@ -1,5 +1,5 @@
 // What matvec, matmul and gather share with every codec.
-// provides: P, Weights8, X32, cell_index, line_index, number16, number8, f16_value, sum4, sum32
+// provides: P, Weights8, X32, cell_index, line_index, bytes4, number16, number8, f16_value, sum4, sum32
 
 struct Product {
     rows: u32,          // rows of this part of the matrix
@@ -12,6 +12,10 @@ struct Product {
     first_row: u32,     // of this part, for gathers
     sections: vec4<u32>, // first word of every section in its binding
     more_sections: vec4<u32>, // of sections 4 to 7
+    eps: f32,           // of the norm before the product
+    gate: u32,          // first row of gate and of up, where the product is gated
+    up: u32,
+    limit: f32,         // of the activation
 }
 @group(0) @binding(3) var<uniform> P: Product;
 
@@ -45,6 +49,14 @@ fn section(i: u32) -> u32 {
         return P.sections[i];
     }
     return P.more_sections[i & 3u];
+}
+
+// The four bytes of a word less an integer. GPUs convert integers at a fraction of the rate of all else, so a byte goes to
+// the end of the mantissa of 2²³, where it counts as what it is. Compilers may reorder sums: all are exact only because
+// the number is whole.
+fn bytes4(word: u32, less: f32) -> vec4<f32> {
+    let bytes = (vec4(word) >> vec4(0u, 8u, 16u, 24u)) & vec4(0xffu);
+    return bitcast<vec4<f32>>(bytes | vec4(0x4b000000u)) - (8388608.0 + less);
 }
 
 // The value of an f16, subnormals included (unpack2x16float may flush them).

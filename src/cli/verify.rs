@@ -20,12 +20,15 @@ says.
 
 Examples:
   halfbyte verify
+  halfbyte verify matvec int4
   halfbyte verify --adapter llvmpipe --without f16,subgroups --limits floor
 
 With --json: {kernels: [{name, codec, max_error, tolerance, pass}], adapter,
 seed}. max_error is relative to the norm of the twin's result; null is no finite
 number.")]
 pub struct Verify {
+    /// Only kernels and codecs in whose names all of these words are [default: all]
+    words: Vec<String>,
     /// The same seed draws the same shapes and values [default: another one every time]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -52,9 +55,13 @@ impl Verify {
         spinner.set_message("compiling shaders");
         spinner.enable_steady_tick(Duration::from_millis(120));
         if !self.common.json {
-            writeln!(out, "{:<16} {:<28} {:>9} {:>9}", "kernel", "codec", "error", "allowed")?;
+            writeln!(out, "{:<26} {:<28} {:>9} {:>9}", "kernel", "codec", "error", "allowed")?;
         }
-        let outcomes = verify::verify(context, seed, |outcome| {
+        let wanted = |kernel: &str, codec: &str| {
+            let name = format!("{kernel} {codec}").to_lowercase();
+            self.words.iter().all(|word| name.contains(&word.to_lowercase()))
+        };
+        let outcomes = verify::verify_only(context, seed, wanted, |outcome| {
             if !self.common.json && written.is_ok() {
                 written = spinner.suspend(|| row(&mut out, outcome));
             }
@@ -62,6 +69,9 @@ impl Verify {
         .await?;
         spinner.finish_and_clear();
         written?;
+        if outcomes.is_empty() {
+            bail!("no kernel or codec is called {}; see `halfbyte verify`", self.words.join(" "));
+        }
         let failed = outcomes.iter().filter(|o| !o.pass).count();
         if self.common.json {
             drop(out);
@@ -82,7 +92,7 @@ impl Verify {
 fn row(out: &mut impl Write, outcome: &Outcome) -> std::io::Result<()> {
     let Outcome { name, codec, max_error, tolerance, pass, problem } = outcome;
     let verdict = if *pass { "ok" } else { "FAIL" };
-    writeln!(out, "{name:<16} {codec:<28} {max_error:>9.1e} {tolerance:>9.0e}  {verdict}")?;
+    writeln!(out, "{name:<26} {codec:<28} {max_error:>9.1e} {tolerance:>9.0e}  {verdict}")?;
     match problem {
         Some(problem) => writeln!(out, "    {problem}"),
         None => Ok(()),

@@ -1,10 +1,11 @@
 //! Lowering: an [`Op`](crate::ops::Op) becomes one dispatch or a few. The only place that knows kernels by name.
 
 use super::context::Capabilities;
+use super::fuse::Fused;
 use super::link::{Constant, Module};
-use crate::device::{Part, Tensor};
-use crate::error::Result;
-use crate::ops::{Activation, Index, Op, Rows, Transform};
+use crate::device::{Matrix, Part, Tensor};
+use crate::error::{Error, Result};
+use crate::ops::{Activation, Cache, Heads, Index, Op, Rows, Transform};
 use crate::quant::activations::{ActivationCode, ActivationScale};
 use crate::quant::{CODECS, Codec, Shape, UNIT, hadamard};
 
@@ -17,25 +18,33 @@ pub(crate) struct Lowered<'a> {
     pub(crate) grid: Grid,
 }
 
-/// Workgroups of a dispatch.
+/// Workgroups of a dispatch in one direction.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Grid {
-    /// In x.
-    pub(crate) x: u32,
-    /// In y: one for every so many of these rows.
-    pub(crate) y: Option<(Rows, u32)>,
-    /// Rows go in x instead, `x` is ignored.
-    pub(crate) rows_in_x: bool,
+pub(crate) enum Count {
+    /// So many.
+    Fixed(u32),
+    /// One for every so many of these rows.
+    Rows(Rows, u32),
 }
+
+/// Workgroups of a dispatch, in x and y.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Grid(pub(crate) Count, pub(crate) Count);
 
 impl Grid {
     fn each(x: usize, rows: Rows) -> Self {
-        Self { x: x as u32, y: Some((rows, 1)), rows_in_x: false }
+        Self(Count::Fixed(x as u32), Count::Rows(rows, 1))
+    }
+
+    pub(crate) fn fixed(x: usize, y: usize) -> Self {
+        Self(Count::Fixed(x as u32), Count::Fixed(y as u32))
     }
 }
 
+/// Rows of a matrix from which a lane of a GPU works on two: there are lanes enough.
+const TWO_TILES_FROM: usize = 1 << 14;
 /// Tokens of a recording from which a product is a matmul: a recording for one is a decode step.
-const MATMUL_FROM: usize = 2;
+pub(crate) const MATMUL_FROM: usize = 2;
 /// Rows and tokens of a matmul tile.
 const TILE: usize = 32;
 /// Lanes of most workgroups; a power of two, at least `head_dim / 4`.
@@ -48,13 +57,14 @@ pub(crate) fn codec_module(kernel: &'static str, codec: &dyn Codec) -> Module {
         enable: Vec::new(),
         constants: codec.constants().into_iter().map(|(name, v)| (name, Constant::U32(v))).collect(),
         parts: [codec.family().wgsl, &["lib/product.wgsl"]].concat(),
+        invocations: None,
     }
 }
 
 /// How a product spreads its work. Which one is fastest is a matter of the adapter; the result is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Spread {
-    /// One token: a lane works on `tiles` rows, `split` lanes share each of them.
+    /// One token: a lane works on `tiles` rows (even where the product is gated), `split` lanes share each of them.
     Matvec { tiles: u32, split: u32, x: XSource },
     /// Many tokens, by tiles of 32 rows × 32 tokens in workgroup memory.
     Tiles,
@@ -62,10 +72,11 @@ pub(crate) enum Spread {
     Rows { rows: u32, tokens: u32, x: XSource },
 }
 
-/// Lanes of a GPU that share a row of so many columns: each has two units or more.
-fn lanes_a_row(cols: usize) -> u32 {
+/// Lanes of a GPU that share a row of so many columns, in workgroups of at most so many: each has two units or more.
+fn lanes_a_row(cols: usize, invocations: u32) -> u32 {
     let units = cols.div_ceil(UNIT);
-    [8u32, 4, 2].into_iter().find(|&split| units >= 2 * split as usize).unwrap_or(1)
+    let fits = |split: &u32| units >= 2 * *split as usize && TILE as u32 * split <= invocations;
+    [16u32, 8, 4, 2].into_iter().find(fits).unwrap_or(1)
 }
 
 /// How a lane comes by the activations that it shares with all lanes of its workgroup.
@@ -79,7 +90,7 @@ pub(crate) enum XSource {
 
 impl Spread {
     /// All that [`Spread::choose`] returns.
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Spread::Matvec { tiles: 1, split: 1, x: XSource::Lane },
         Spread::Matvec { tiles: 4, split: 1, x: XSource::Lane },
         Spread::Matvec { tiles: 1, split: 1, x: XSource::Subgroup },
@@ -87,19 +98,34 @@ impl Spread {
         Spread::Matvec { tiles: 1, split: 2, x: XSource::Lane },
         Spread::Matvec { tiles: 1, split: 4, x: XSource::Lane },
         Spread::Matvec { tiles: 1, split: 8, x: XSource::Lane },
+        Spread::Matvec { tiles: 1, split: 16, x: XSource::Lane },
+        Spread::Matvec { tiles: 2, split: 16, x: XSource::Lane },
         Spread::Tiles,
         Spread::Rows { rows: 8, tokens: 8, x: XSource::Subgroup },
         Spread::Rows { rows: 8, tokens: 8, x: XSource::Lane },
     ];
 
+    /// Those of them that a norm before the product or a gated activation after it is tested with.
+    const FUSED: [Self; 4] = [
+        Spread::Matvec { tiles: 2, split: 1, x: XSource::Lane },
+        Spread::Matvec { tiles: 4, split: 1, x: XSource::Subgroup },
+        Spread::Matvec { tiles: 2, split: 8, x: XSource::Lane },
+        Spread::Matvec { tiles: 2, split: 16, x: XSource::Lane },
+    ];
+
     /// For a matrix of `shape`, in a recording of up to `tokens` tokens.
-    fn choose(capabilities: &Capabilities, shape: Shape, tokens: usize) -> Self {
+    fn choose(capabilities: &Capabilities, shape: Shape, tokens: usize, gated: bool) -> Self {
         let wide = capabilities.subgroups.is_some_and(|(smallest, _)| smallest >= 8);
         let x = if wide { XSource::Subgroup } else { XSource::Lane };
+        let least = if gated { 2 } else { 1 };
         match (tokens < MATMUL_FROM, capabilities.software) {
             // One row a lane and few loads of x: what a CPU's vector units like.
-            (true, true) => Spread::Matvec { tiles: if shape.rows >= 128 { 4 } else { 1 }, split: 1, x },
-            (true, false) => Spread::Matvec { tiles: 1, split: lanes_a_row(shape.cols), x: XSource::Lane },
+            (true, true) => Spread::Matvec { tiles: if shape.rows >= 128 { 4 } else { least }, split: 1, x },
+            (true, false) => {
+                let split = lanes_a_row(shape.cols, capabilities.invocations);
+                let tiles = if shape.rows >= TWO_TILES_FROM { 2 } else { least };
+                Spread::Matvec { tiles, split, x: XSource::Lane }
+            }
             // Without subgroups at all it is llvmpipe; small ones are those of SwiftShader, whose loops are not unrolled.
             (false, true) if wide || capabilities.subgroups.is_none() => {
                 Spread::Rows { rows: 8, tokens: 8, x }
@@ -125,6 +151,33 @@ pub(crate) struct ProductSlots {
     pub(crate) biased: bool,
     pub(crate) permuted: bool,
     pub(crate) rows: Rows,
+    /// The columns are no multiple of a unit.
+    pub(crate) ragged: bool,
+    /// A matvec whose x is normed, of so many columns.
+    pub(crate) normed: Option<usize>,
+    /// A matvec of gate and up, with what comes after it.
+    pub(crate) gated: Option<Activation>,
+}
+
+impl ProductSlots {
+    /// With none of them filled.
+    fn plain(rows: Rows) -> Self {
+        Self { add: false, biased: false, permuted: false, rows, ragged: false, normed: None, gated: None }
+    }
+}
+
+/// Lanes that not every adapter has.
+fn beyond_floor(lanes: u32) -> Option<u32> {
+    Some(lanes).filter(|&lanes| lanes > Capabilities::FLOOR.invocations)
+}
+
+/// Bytes of workgroup memory that WebGPU promises.
+const FLOOR_BYTES: u32 = Capabilities::FLOOR.workgroup_bytes;
+
+/// Bytes of workgroup memory of a matvec, without its codec's tables.
+fn matvec_bytes(tiles: u32, split: u32, normed: Option<usize>) -> u32 {
+    let staged = normed.map_or(0, |cols| cols.next_multiple_of(UNIT) as u32 * 4 + 4 * TILE as u32 * split);
+    4 * TILE as u32 * split * tiles + staged
 }
 
 impl ProductSlots {
@@ -135,7 +188,15 @@ impl ProductSlots {
     /// What tells modules apart that differ in their slots.
     fn suffix(self) -> String {
         let mut suffix = String::new();
-        for (on, name) in [(self.add, " add"), (self.biased, " bias"), (self.permuted, " permuted")] {
+        let slots = [
+            (self.add, " add"),
+            (self.biased, " bias"),
+            (self.permuted, " permuted"),
+            (self.ragged, " ragged"),
+            (self.normed.is_some(), " normed"),
+            (self.gated.is_some(), " gated"),
+        ];
+        for (on, name) in slots {
             suffix.push_str(if on { name } else { "" });
         }
         suffix
@@ -148,11 +209,40 @@ impl ProductSlots {
             Spread::Rows { .. } => ("matmul_rows", "kernels/matmul_rows.wgsl"),
         };
         let mut module = codec_module(kernel, codec);
-        module.parts.extend(["lib/product_io.wgsl", "lib/product_out.wgsl", file]);
+        module.parts.extend(["lib/product_out.wgsl", file]);
         module.constants.extend(self.constants());
+        match self.normed {
+            Some(cols) => {
+                let vecs = (cols.next_multiple_of(UNIT) / 4) as u32;
+                module.constants.push(("X_VECS", vecs.into()));
+                module.parts.extend(["lib/product_io_normed.wgsl", "lib/reduce_workgroup.wgsl"]);
+            }
+            None => {
+                module.constants.push(("RAGGED", self.ragged.into()));
+                module.parts.push("lib/product_io.wgsl");
+            }
+        }
         let x = match spread {
             Spread::Matvec { tiles, split, x } => {
-                module.constants.extend([("TILES", Constant::U32(tiles)), ("SPLIT", Constant::U32(split))]);
+                let lanes = TILE as u32 * split;
+                module.invocations = beyond_floor(lanes);
+                let room = FLOOR_BYTES.saturating_sub(matvec_bytes(tiles, split, self.normed));
+                module.constants.extend([
+                    ("TILES", Constant::U32(tiles)),
+                    ("SPLIT", split.into()),
+                    ("TABLE_ROOM", room.into()),
+                ]);
+                if self.normed.is_some() {
+                    module.constants.push(("LANES", lanes.into()));
+                }
+                match self.gated {
+                    Some(activation) => {
+                        module.constants.push(("ACTIVATION", activation_number(activation).into()));
+                        let parts = ["lib/rows_gated.wgsl", "lib/activation.wgsl", "lib/tanh.wgsl"];
+                        module.parts.extend(parts);
+                    }
+                    None => module.parts.push("lib/rows_plain.wgsl"),
+                }
                 Some(x)
             }
             Spread::Tiles => None,
@@ -237,15 +327,24 @@ pub(crate) fn expert_module(
 }
 
 /// Adds the reduction that the device does best.
-fn with_reduction(mut module: Module, capabilities: &Capabilities) -> Module {
+fn with_reduction(module: Module, capabilities: &Capabilities) -> Module {
+    with_reduction_of(LANES, module, capabilities)
+}
+
+fn with_reduction_of(lanes: u32, mut module: Module, capabilities: &Capabilities) -> Module {
     if capabilities.subgroups.is_some() {
         module.enable.push("subgroups");
         module.parts.push("lib/reduce_subgroup.wgsl");
     } else {
         module.parts.push("lib/reduce_workgroup.wgsl");
     }
-    module.constants.push(("LANES", LANES.into()));
+    module.constants.push(("LANES", lanes.into()));
     module
+}
+
+/// Lanes that norm a row of so many columns.
+fn norm_lanes(width: usize, capabilities: &Capabilities) -> u32 {
+    if !capabilities.software && width >= 1024 { 256 } else { LANES }
 }
 
 fn module(name: &str, kernel: &'static str) -> Module {
@@ -253,11 +352,11 @@ fn module(name: &str, kernel: &'static str) -> Module {
 }
 
 /// RMSNorm over tokens or head rows.
-pub(crate) fn rms_norm_module(rows: Rows, add: bool, capabilities: &Capabilities) -> Module {
+pub(crate) fn rms_norm_module(rows: Rows, add: bool, width: usize, capabilities: &Capabilities) -> Module {
     let mut module = module("rms_norm", "kernels/rms_norm.wgsl");
     module.constants.extend([("HEAD", Constant::from(rows == Rows::Head)), ("ADD", add.into())]);
     module.parts.push("lib/step.wgsl");
-    with_reduction(module, capabilities)
+    with_reduction_of(norm_lanes(width, capabilities), module, capabilities)
 }
 
 /// LayerNorm over tokens, head rows or heads.
@@ -296,24 +395,82 @@ pub(crate) fn softcap_module() -> Module {
     module
 }
 
-fn with_cache(mut module: Module, head_dim: usize, f16: bool) -> Module {
-    module.parts.extend(["lib/step.wgsl", if f16 { "lib/cache_f16.wgsl" } else { "lib/cache_f32.wgsl" }]);
+/// One of attention's kernels, with the parts that all of them share.
+fn heads_module(name: &str, kernel: &'static str, head_dim: usize, normed: bool, f16: bool) -> Module {
+    let mut module = module(name, kernel);
+    let norm = if normed { "lib/head_normed.wgsl" } else { "lib/head_plain.wgsl" };
+    let cache = if f16 { "lib/cache_f16.wgsl" } else { "lib/cache_f32.wgsl" };
+    module.parts.extend(["lib/heads.wgsl", "lib/head.wgsl", norm, "lib/step.wgsl", cache]);
     module.constants.push(("HEAD_DIM", (head_dim as u32).into()));
     module
 }
 
 /// RoPE, head norms and cache writes.
 pub(crate) fn rope_module(head_dim: usize, normed: bool, f16: bool, capabilities: &Capabilities) -> Module {
-    let mut module = with_cache(module("rope", "kernels/rope.wgsl"), head_dim, f16);
-    module.constants.push(("NORMED", normed.into()));
-    with_reduction(module, capabilities)
+    with_reduction(heads_module("rope", "kernels/rope.wgsl", head_dim, normed, f16), capabilities)
 }
 
 /// Attention over the cache.
 pub(crate) fn attention_module(head_dim: usize, f16: bool, capabilities: &Capabilities) -> Module {
-    let mut module = with_cache(module("attention", "kernels/attention.wgsl"), head_dim, f16);
+    let mut module = heads_module("attention", "kernels/attention.wgsl", head_dim, false, f16);
     module.parts.push("lib/tanh.wgsl");
     with_reduction(module, capabilities)
+}
+
+/// How the attention of a decode step is cut up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DecodeAttention {
+    pub(crate) head_dim: usize,
+    /// Query heads of a key/value head.
+    pub(crate) group: usize,
+    pub(crate) normed: bool,
+    pub(crate) f16: bool,
+    /// Shares of the positions, a workgroup each.
+    pub(crate) shares: u32,
+}
+
+/// Workgroups that a decode step's attention is cut into on a GPU, about.
+const ATTENTION_GROUPS: usize = 512;
+/// Largest number of shares.
+const MOST_SHARES: usize = 64;
+
+impl DecodeAttention {
+    fn of(heads: &Heads, normed: bool, cache: &Cache, capabilities: &Capabilities) -> Self {
+        let tiles = cache.context.div_ceil(LANES as usize);
+        let shares = match capabilities.software {
+            true => 1,
+            false => (ATTENTION_GROUPS / heads.kv_heads).clamp(1, MOST_SHARES).min(tiles),
+        };
+        let group = heads.heads / heads.kv_heads;
+        Self { head_dim: heads.head_dim, group, normed, f16: cache.f16, shares: shares as u32 }
+    }
+
+    /// Rotations, cache writes and the shares.
+    pub(crate) fn module(self, capabilities: &Capabilities) -> Module {
+        let Self { head_dim, group, normed, f16, shares } = self;
+        let kernel = "kernels/decode_attention.wgsl";
+        let mut module = heads_module("decode_attention", kernel, head_dim, normed, f16);
+        module.parts.extend(["lib/shares.wgsl", "lib/tanh.wgsl"]);
+        module.constants.extend([("GROUP", Constant::U32(group as u32)), ("SHARES", shares.into())]);
+        with_reduction(module, capabilities)
+    }
+
+    /// What makes one result of the shares.
+    pub(crate) fn sum_module(self) -> Module {
+        let mut module = module("attention_shares", "kernels/attention_shares.wgsl");
+        module.parts.extend(["lib/heads.wgsl", "lib/shares.wgsl", "lib/step.wgsl"]);
+        module.constants.extend([
+            ("HEAD_DIM", Constant::U32(self.head_dim as u32)),
+            ("SHARES", self.shares.into()),
+            ("LANES", LANES.into()),
+        ]);
+        module
+    }
+
+    /// Bytes of all shares' results.
+    fn bytes(self, heads: usize) -> u64 {
+        if self.shares == 1 { 0 } else { (heads * self.shares as usize * (self.head_dim + 4) * 4) as u64 }
+    }
 }
 
 /// Codes of activations.
@@ -337,25 +494,38 @@ pub(crate) fn scale_module() -> Module {
     module("scale", "kernels/scale.wgsl")
 }
 
-/// activation(gate)·up.
-pub(crate) fn glu_module(activation: Activation, gated: bool) -> Module {
-    let mut module = module("glu", "kernels/glu.wgsl");
-    let number: u32 = match activation {
+/// How shaders call an activation.
+fn activation_number(activation: Activation) -> u32 {
+    match activation {
         Activation::Silu => 0,
         Activation::GeluTanh => 1,
         Activation::Relu => 2,
         Activation::SquaredRelu => 3,
         Activation::Clamped { .. } => 4,
-    };
+    }
+}
+
+/// The bound of an activation that has one.
+fn activation_limit(activation: Activation) -> f32 {
+    if let Activation::Clamped { limit } = activation { limit } else { 0.0 }
+}
+
+/// activation(gate)·up.
+pub(crate) fn glu_module(activation: Activation, gated: bool) -> Module {
+    let mut module = module("glu", "kernels/glu.wgsl");
+    let number = activation_number(activation);
     module.constants.extend([("ACTIVATION", Constant::U32(number)), ("GATED", gated.into())]);
-    module.parts.push("lib/tanh.wgsl");
+    module.parts.extend(["lib/activation.wgsl", "lib/tanh.wgsl"]);
     module
 }
 
 /// The largest logit.
-pub(crate) fn argmax_module() -> Module {
+pub(crate) fn argmax_module(capabilities: &Capabilities) -> Module {
     let mut module = module("argmax", "kernels/argmax.wgsl");
-    module.constants.push(("LANES", 256.into()));
+    let lanes = if capabilities.software { 256 } else { capabilities.invocations.clamp(256, 1024) };
+    let lanes = 1 << lanes.ilog2();
+    module.constants.push(("LANES", lanes.into()));
+    module.invocations = beyond_floor(lanes);
     module
 }
 
@@ -408,8 +578,57 @@ fn codec_buffers(part: &Part) -> Vec<(u32, &wgpu::Buffer)> {
     part.buffers().enumerate().map(|(i, b)| (i as u32, b)).collect()
 }
 
-/// The dispatches of one op. `capacity` is how many rows a step may have at most.
+/// Whether a decode step's product with `matrix` has room in workgroup memory for its activations, normed.
+pub(crate) fn normed_fits(matrix: &Matrix, capabilities: &Capabilities) -> bool {
+    let (codec, cols) = (&*matrix.codec, matrix.shape.cols);
+    cols.is_multiple_of(4)
+        && matrix.parts().iter().all(|part| match Spread::choose(capabilities, part.shape, 1, true) {
+            Spread::Matvec { tiles, split, .. } => {
+                let bytes = matvec_bytes(tiles, split, Some(cols)) + codec.workgroup_bytes();
+                bytes <= capabilities.workgroup_bytes
+            }
+            _ => false,
+        })
+}
+
+/// Buffers that are bound where an op has none.
+#[derive(Clone, Copy)]
+pub(crate) struct Spare<'a> {
+    /// For slots that are not used.
+    pub(crate) unused: &'a wgpu::Buffer,
+    /// Of [`scratch_bytes`], for what goes from one dispatch of an op to the next.
+    pub(crate) scratch: &'a wgpu::Buffer,
+}
+
+/// Bytes that must be there for the dispatches of an op to share.
+pub(crate) fn scratch_bytes(fused: &Fused<'_>, capabilities: &Capabilities) -> u64 {
+    match fused {
+        Fused::Attention { rope: Op::Rope { heads, norms, cache, .. }, .. } => {
+            DecodeAttention::of(heads, norms.is_some(), cache, capabilities).bytes(heads.heads)
+        }
+        _ => 0,
+    }
+}
+
+/// The dispatches of ops that are done together.
 pub(crate) fn lower<'a>(
+    fused: &Fused<'a>,
+    step: &'a Tensor,
+    spare: Spare<'a>,
+    capabilities: &Capabilities,
+) -> Result<Vec<Lowered<'a>>> {
+    match *fused {
+        Fused::One(op @ Op::Product { int8: false, .. }) => lower_product([None, Some(op), None], step, spare, capabilities),
+        Fused::One(op) => lower_one(op, step, spare.unused, capabilities),
+        Fused::Product { norm, product, glu } => {
+            lower_product([norm, Some(product), glu], step, spare, capabilities)
+        }
+        Fused::Attention { rope, attention } => lower_attention(rope, attention, step, spare, capabilities),
+    }
+}
+
+/// The dispatches of one op.
+fn lower_one<'a>(
     op: &'a Op,
     step: &'a Tensor,
     unused: &'a wgpu::Buffer,
@@ -452,7 +671,7 @@ pub(crate) fn lower<'a>(
         Op::ExpertProduct { matrix, first, n, x, shared, permutation, bias, routes, out, offset } => {
             let codec = &*matrix.codec;
             for part in matrix.parts() {
-                let split = if capabilities.software { 1 } else { lanes_a_row(part.shape.cols) };
+                let split = if capabilities.software { 1 } else { lanes_a_row(part.shape.cols, Capabilities::FLOOR.invocations) };
                 let slots = (bias.is_some(), permutation.is_some());
                 let mut buffers = codec_buffers(part);
                 buffers.extend([(4, x.gpu()?), (5, out.gpu()?), (6, routes.ids.gpu()?)]);
@@ -484,16 +703,16 @@ pub(crate) fn lower<'a>(
             grid: Grid::each(x.cols.div_ceil(64), *rows),
         }),
         Op::RmsNorm { rows, x, weight, eps, out, add } => all.push(Lowered {
-            module: rms_norm_module(*rows, *add, capabilities),
+            module: rms_norm_module(*rows, *add, x.cols, capabilities),
             buffers: vec![(4, x.gpu()?), (5, out.gpu()?), (6, step.gpu()?), (7, weight.gpu()?)],
             params: vec![x.cols as u32, eps.to_bits()],
-            grid: Grid { x: 1, y: Some((*rows, 1)), rows_in_x: true },
+            grid: Grid(Count::Rows(*rows, 1), Count::Fixed(1)),
         }),
         Op::Outliers { rows, x, cols, threshold, out } => all.push(Lowered {
             module: outliers_module(*rows),
             buffers: vec![(4, x.gpu()?), (5, out.gpu()?), (6, step.gpu()?)],
             params: vec![*cols as u32, x.cols as u32, out.cols as u32, threshold.to_bits()],
-            grid: Grid { x: cols.div_ceil(64) as u32, y: None, rows_in_x: false },
+            grid: Grid::fixed(cols.div_ceil(64), 1),
         }),
         Op::Quantize { rows, x, cols, scheme, outliers, out } => {
             let run = scheme.run.min(*cols);
@@ -520,8 +739,9 @@ pub(crate) fn lower<'a>(
                 grid: Grid::each(cols.div_ceil(run), *rows),
             });
         }
-        Op::Product { rows, matrix, x, int8: true, bias, out, offset, add, .. } => {
-            let slots = ProductSlots { add: *add, biased: bias.is_some(), permuted: false, rows: *rows };
+        // Of integers: all others are for `lower_product`.
+        Op::Product { rows, matrix, x, bias, out, offset, add, .. } => {
+            let slots = ProductSlots { add: *add, biased: bias.is_some(), ..ProductSlots::plain(*rows) };
             let codec = &*matrix.codec;
             let (batch, split) = int8_variant(capabilities, out.rows);
             for part in matrix.parts() {
@@ -532,37 +752,7 @@ pub(crate) fn lower<'a>(
                     buffers,
                     // The kernel counts x in words, not in runs of four.
                     params: product_params(codec, part, 4 * x.cols, out.cols, offset + part.first_row),
-                    grid: Grid {
-                        x: part.shape.rows.div_ceil(TILE) as u32,
-                        y: Some((*rows, batch)),
-                        rows_in_x: false,
-                    },
-                });
-            }
-        }
-        Op::Product { rows, matrix, x, permutation, bias, out, offset, add, .. } => {
-            let slots = ProductSlots {
-                add: *add,
-                biased: bias.is_some(),
-                permuted: permutation.is_some(),
-                rows: *rows,
-            };
-            let codec = &*matrix.codec;
-            for part in matrix.parts() {
-                let spread = Spread::choose(capabilities, part.shape, out.rows);
-                let module = slots.module(codec, spread);
-                let (block_rows, block_tokens) = spread.block();
-                let x_groups = part.shape.rows.div_ceil(block_rows) as u32;
-                let grid = Grid { x: x_groups, y: Some((*rows, block_tokens)), rows_in_x: false };
-                let mut buffers = codec_buffers(part);
-                buffers.extend([(4, x.gpu()?), (5, out.gpu()?), (6, step.gpu()?)]);
-                buffers.extend([(7, or_unused(permutation)?), (8, or_unused(bias)?)]);
-                let offset = offset + part.first_row;
-                all.push(Lowered {
-                    module,
-                    buffers,
-                    params: product_params(codec, part, x.cols, out.cols, offset),
-                    grid,
+                    grid: Grid(Count::Fixed(part.shape.rows.div_ceil(TILE) as u32), Count::Rows(*rows, batch)),
                 });
             }
         }
@@ -619,83 +809,186 @@ pub(crate) fn lower<'a>(
             params: vec![by.cols as u32, x.cols as u32, out.cols as u32],
             grid: Grid::each(by.cols.div_ceil(64), *rows),
         }),
-        Op::Rope { heads, qkv, rotations, interleaved, norms, cache } => {
-            let [q, k, v] = heads.offsets.map(|o| o as u32);
-            let (q_norm, k_norm) = match norms {
-                Some((q, k, _)) => (q.gpu()?, k.gpu()?),
-                None => (unused, unused),
-            };
+        Op::Rope { heads, qkv, norms, cache, .. } => {
+            let mut buffers = rope_buffers(op, unused)?;
+            buffers.extend([(5, qkv.gpu()?), (6, step.gpu()?)]);
+            buffers.extend([(7, cache.keys.gpu()?), (8, cache.values.gpu()?)]);
             all.push(Lowered {
                 module: rope_module(heads.head_dim, norms.is_some(), cache.f16, capabilities),
-                buffers: vec![
-                    (0, or_unused(rotations)?),
-                    (1, q_norm),
-                    (2, k_norm),
-                    (5, qkv.gpu()?),
-                    (6, step.gpu()?),
-                    (7, cache.keys.gpu()?),
-                    (8, cache.values.gpu()?),
-                ],
-                params: vec![
-                    heads.heads as u32,
-                    heads.kv_heads as u32,
-                    qkv.cols as u32,
-                    q,
-                    k,
-                    v,
-                    cache.context as u32,
-                    norms.as_ref().map_or(0.0, |n| n.2).to_bits(),
-                    rotations.as_ref().map_or(0, |r| r.cols as u32 / 2),
-                    u32::from(*interleaved),
-                ],
+                buffers,
+                params: heads_params(op),
                 grid: Grid::each(heads.heads + 2 * heads.kv_heads, Rows::Tokens),
             });
         }
-        Op::Attention { heads, qkv, cache, window, scale, softcap, sinks, out } => all.push(Lowered {
+        Op::Attention { heads, qkv, cache, sinks, out, .. } => all.push(Lowered {
             module: attention_module(heads.head_dim, cache.f16, capabilities),
             buffers: vec![
-                (0, or_unused(sinks)?),
+                (0, unused),
+                (1, or_unused(sinks)?),
                 (4, qkv.gpu()?),
                 (5, out.gpu()?),
                 (6, step.gpu()?),
                 (7, cache.keys.gpu()?),
                 (8, cache.values.gpu()?),
             ],
-            params: vec![
-                heads.heads as u32,
-                heads.kv_heads as u32,
-                qkv.cols as u32,
-                heads.offsets[0] as u32,
-                cache.context as u32,
-                window.map_or(u32::MAX, |w| w as u32),
-                scale.to_bits(),
-                softcap.unwrap_or(0.0).to_bits(),
-                u32::from(sinks.is_some()),
-            ],
+            params: heads_params(op),
             grid: Grid::each(heads.heads, Rows::Tokens),
         }),
         Op::Glu { rows, activation, x, gate, up, out } => {
-            let limit = if let Activation::Clamped { limit } = activation { *limit } else { 0.0 };
             let columns = [out.cols, x.cols, *gate, up.unwrap_or(0)].map(|n| n as u32);
             all.push(Lowered {
                 module: glu_module(*activation, up.is_some()),
                 buffers: vec![(4, x.gpu()?), (5, out.gpu()?)],
-                params: columns.into_iter().chain([limit.to_bits()]).collect(),
+                params: columns.into_iter().chain([activation_limit(*activation).to_bits()]).collect(),
                 grid: Grid::each(out.cols.div_ceil(64), *rows),
             });
         }
         Op::Argmax { logits, step } => all.push(Lowered {
-            module: argmax_module(),
+            module: argmax_module(capabilities),
             buffers: vec![(4, logits.gpu()?), (5, step.gpu()?)],
             params: vec![logits.cols as u32, crate::ops::STEP_HEADER as u32],
-            grid: Grid { x: 1, y: None, rows_in_x: false },
+            grid: Grid::fixed(1, 1),
         }),
     }
     Ok(all)
 }
 
+/// The dispatches of [norm, product, gated activation], of which the product is there.
+fn lower_product<'a>(
+    [norm, product, glu]: [Option<&'a Op>; 3],
+    step: &'a Tensor,
+    Spare { unused, .. }: Spare<'a>,
+    capabilities: &Capabilities,
+) -> Result<Vec<Lowered<'a>>> {
+    let Some(Op::Product { rows, matrix, x, permutation, bias, out, offset, add, .. }) = product else {
+        return Err(Error::invalid("no product to lower"));
+    };
+    let or_unused = |t: &'a Option<Tensor>| t.as_ref().map_or(Ok(unused), Tensor::gpu);
+    // What it reads and writes in their stead.
+    let (x, weight, eps) = match norm {
+        Some(Op::RmsNorm { x, weight, eps, .. }) => (x, weight.gpu()?, *eps),
+        _ => (x, unused, 0.0),
+    };
+    let (out, width, gated, [gate, up]) = match glu {
+        Some(Op::Glu { activation, gate, up: Some(up), out, .. }) => {
+            (out, Some(out.cols), Some(*activation), [*gate, *up])
+        }
+        _ => (out, None, None, [0, 0]),
+    };
+    let codec = &*matrix.codec;
+    let mut all = Vec::new();
+    for part in matrix.parts() {
+        let slots = ProductSlots {
+            add: *add,
+            biased: bias.is_some(),
+            permuted: permutation.is_some(),
+            rows: *rows,
+            ragged: !part.shape.cols.is_multiple_of(UNIT),
+            normed: norm.map(|_| part.shape.cols),
+            gated,
+        };
+        let spread = Spread::choose(capabilities, part.shape, out.rows, gated.is_some());
+        let (block_rows, block_tokens) = spread.block();
+        let mut params = product_params(codec, part, x.cols, out.cols, offset + part.first_row);
+        let limit = gated.map_or(0.0, activation_limit);
+        params.extend([eps.to_bits(), gate as u32, up as u32, limit.to_bits()]);
+        let groups = match width {
+            Some(width) => {
+                params[0] = width as u32; // rows that are written
+                width.div_ceil(block_rows / 2)
+            }
+            None => part.shape.rows.div_ceil(block_rows),
+        };
+        let mut buffers = codec_buffers(part);
+        buffers.extend([(4, x.gpu()?), (5, out.gpu()?), (6, step.gpu()?)]);
+        buffers.extend([(7, or_unused(permutation)?), (8, or_unused(bias)?), (9, weight)]);
+        all.push(Lowered {
+            module: slots.module(codec, spread),
+            buffers,
+            params,
+            grid: Grid(Count::Fixed(groups as u32), Count::Rows(*rows, block_tokens)),
+        });
+    }
+    Ok(all)
+}
+
+/// The dispatches of a decode step's rotations and attention.
+fn lower_attention<'a>(
+    rope: &'a Op,
+    attention: &'a Op,
+    step: &'a Tensor,
+    Spare { unused, scratch }: Spare<'a>,
+    capabilities: &Capabilities,
+) -> Result<Vec<Lowered<'a>>> {
+    let (Op::Rope { heads, qkv, norms, cache, .. }, Op::Attention { sinks, out, .. }) = (rope, attention)
+    else {
+        return Err(Error::invalid("no attention to lower"));
+    };
+    let plan = DecodeAttention::of(heads, norms.is_some(), cache, capabilities);
+    let params: Vec<u32> = heads_params(rope).iter().zip(heads_params(attention)).map(|(a, b)| a | b).collect();
+    let target = if plan.shares > 1 { scratch } else { out.gpu()? };
+    let mut buffers = rope_buffers(rope, unused)?;
+    if let Some(sinks) = sinks {
+        buffers[1].1 = sinks.gpu()?;
+    }
+    buffers.extend([(5, target), (6, step.gpu()?), (7, cache.keys.gpu()?), (8, cache.values.gpu()?)]);
+    buffers.push((9, qkv.gpu()?));
+    let mut all = vec![Lowered {
+        module: plan.module(capabilities),
+        buffers,
+        params: params.clone(),
+        grid: Grid::fixed(heads.kv_heads, plan.shares as usize),
+    }];
+    if plan.shares > 1 {
+        all.push(Lowered {
+            module: plan.sum_module(),
+            buffers: vec![(4, scratch), (5, out.gpu()?), (6, step.gpu()?)],
+            params,
+            grid: Grid::fixed(heads.heads, 1),
+        });
+    }
+    Ok(all)
+}
+
+/// The uniform of attention's kernels, as far as `op` knows it: 0 is what it does not know.
+fn heads_params(op: &Op) -> Vec<u32> {
+    let (Op::Rope { heads, qkv, cache, .. } | Op::Attention { heads, qkv, cache, .. }) = op else {
+        return Vec::new();
+    };
+    let [q, k, v] = heads.offsets;
+    let sizes = [heads.heads, heads.kv_heads, qkv.cols, q, k, v, cache.context];
+    let mut params: Vec<u32> = sizes.map(|size| size as u32).to_vec();
+    params.extend(match op {
+        Op::Rope { rotations, interleaved, norms, .. } => {
+            let eps = norms.as_ref().map_or(0.0, |n| n.2);
+            let planes = rotations.as_ref().map_or(0, |r| r.cols as u32 / 2);
+            [eps.to_bits(), planes, u32::from(*interleaved), 0, 0, 0, 0]
+        }
+        Op::Attention { window, scale, softcap, sinks, .. } => {
+            let window = window.map_or(u32::MAX, |w| w as u32);
+            let softcap = softcap.unwrap_or(0.0);
+            [0, 0, 0, window, scale.to_bits(), softcap.to_bits(), u32::from(sinks.is_some())]
+        }
+        _ => [0; 7],
+    });
+    params
+}
+
+/// Bindings 0 to 2 of what rotates heads.
+fn rope_buffers<'a>(op: &'a Op, unused: &'a wgpu::Buffer) -> Result<Vec<(u32, &'a wgpu::Buffer)>> {
+    let Op::Rope { rotations, norms, .. } = op else { return Ok(Vec::new()) };
+    let rotations = rotations.as_ref().map_or(Ok(unused), Tensor::gpu)?;
+    let (q_norm, k_norm) = match norms {
+        Some((q, k, _)) => (q.gpu()?, k.gpu()?),
+        None => (unused, unused),
+    };
+    Ok(vec![(0, rotations), (1, q_norm), (2, k_norm)])
+}
+
 /// Head sizes of the models there are, and those that `verify` draws.
 pub const HEAD_DIMS: [usize; 16] = [4, 8, 16, 24, 32, 40, 48, 64, 72, 80, 96, 112, 128, 160, 192, 256];
+/// Columns of the products with a norm that [`all_modules`] has.
+const NORMED_COLS: usize = 132;
 /// Rows of an expert, and (rows that share one of x, first expert), as `verify` has them.
 pub(crate) const EXPERT_ROWS: usize = 64;
 pub(crate) const EXPERT_SHARES: [(usize, usize); 2] = [(3, 0), (1, 3)];
@@ -734,8 +1027,9 @@ fn modules(every_slot: bool) -> Vec<Module> {
         }
         for bits in (0..16u32).filter(|&bits| every_slot || i == 0 || bits == 0) {
             let rows = if bits & 8 > 0 { Rows::Head } else { Rows::Tokens };
+            let (added, biased, permuted) = (bits & 1 > 0, bits & 2 > 0, bits & 4 > 0);
             let slots =
-                ProductSlots { add: bits & 1 > 0, biased: bits & 2 > 0, permuted: bits & 4 > 0, rows };
+                ProductSlots { add: added, biased, permuted, ragged: added, ..ProductSlots::plain(rows) };
             for spread in Spread::ALL {
                 // A matvec is the same for head rows.
                 if rows == Rows::Tokens || !matches!(spread, Spread::Matvec { .. }) {
@@ -750,6 +1044,21 @@ fn modules(every_slot: bool) -> Vec<Module> {
             }
         }
     }
+    // With what may be fused with them.
+    for (i, codec) in CODECS.iter().flat_map(|family| (family.samples)().into_iter().enumerate()) {
+        for (normed, gated, marked) in [(true, false, true), (false, true, true), (true, true, false)] {
+            let slots = ProductSlots {
+                biased: marked,
+                permuted: marked,
+                normed: normed.then_some(NORMED_COLS),
+                gated: gated.then_some(Activation::Silu),
+                ..ProductSlots::plain(Rows::Tokens)
+            };
+            for spread in Spread::FUSED.into_iter().filter(|_| every_slot || i == 0) {
+                add(format!("{} {spread:?}", slots.suffix()), slots.module(&*codec, spread));
+            }
+        }
+    }
     for subgroups in [None, Some((4, 128))] {
         let capabilities = Capabilities { subgroups, ..Capabilities::FLOOR };
         let reduction = if subgroups.is_some() { " subgroups" } else { "" };
@@ -757,7 +1066,9 @@ fn modules(every_slot: bool) -> Vec<Module> {
             [Rows::Tokens, Rows::Head].into_iter().flat_map(|rows| [(rows, false), (rows, true)])
         {
             let suffix = format!(" {rows:?} {flag}{reduction}");
-            add(suffix.clone(), rms_norm_module(rows, flag, &capabilities));
+            for width in [64, 4096] {
+                add(format!("{suffix} {width}"), rms_norm_module(rows, flag, width, &capabilities));
+            }
             add(suffix.clone(), layer_norm_module(rows, flag, false, &capabilities));
             add(format!("{suffix} in place"), layer_norm_module(rows, flag, true, &capabilities));
         }
@@ -766,6 +1077,14 @@ fn modules(every_slot: bool) -> Vec<Module> {
             let cache = if f16 { "f16" } else { "f32" };
             let suffix = format!(" {head_dim} {cache}{reduction}");
             add(suffix.clone(), attention_module(head_dim, f16, &capabilities));
+            for (group, normed, shares) in [(1, false, 1), (1, true, 16), (3, false, 5)] {
+                let plan = DecodeAttention { head_dim, group, normed, f16, shares };
+                let suffix = format!("{suffix}, group {group}, shares {shares}");
+                add(suffix.clone(), plan.module(&capabilities));
+                if shares > 1 {
+                    add(suffix, plan.sum_module());
+                }
+            }
             add(suffix.clone(), rope_module(head_dim, false, f16, &capabilities));
             add(format!("{suffix} normed"), rope_module(head_dim, true, f16, &capabilities));
         }
@@ -790,7 +1109,10 @@ fn modules(every_slot: bool) -> Vec<Module> {
         add(format!(" add {flag}"), combine_module(flag));
     }
     add(String::new(), softcap_module());
-    add(String::new(), argmax_module());
+    for invocations in [256, 1024] {
+        let capabilities = Capabilities { invocations, ..Capabilities::FLOOR };
+        add(format!(" {invocations} lanes"), argmax_module(&capabilities));
+    }
     super::probe::modules().into_iter().for_each(|module| add(String::new(), module));
     let signed = |slot: bool, name: &str| if slot { name.to_owned() } else { String::new() };
     for bits in 0..8u32 {

@@ -39,7 +39,9 @@ parts![
     "codecs/trellis.wgsl",
     "kernels/argmax.wgsl",
     "kernels/attention.wgsl",
+    "kernels/attention_shares.wgsl",
     "kernels/combine.wgsl",
+    "kernels/decode_attention.wgsl",
     "kernels/expert_product.wgsl",
     "kernels/gather.wgsl",
     "kernels/glu.wgsl",
@@ -58,15 +60,24 @@ parts![
     "kernels/scale.wgsl",
     "kernels/softcap.wgsl",
     "kernels/sparse.wgsl",
+    "lib/activation.wgsl",
     "lib/cache_f16.wgsl",
     "lib/cache_f32.wgsl",
+    "lib/head.wgsl",
+    "lib/head_normed.wgsl",
+    "lib/head_plain.wgsl",
+    "lib/heads.wgsl",
     "lib/items.wgsl",
     "lib/planes.wgsl",
     "lib/product.wgsl",
     "lib/product_io.wgsl",
+    "lib/product_io_normed.wgsl",
     "lib/product_out.wgsl",
     "lib/reduce_subgroup.wgsl",
     "lib/reduce_workgroup.wgsl",
+    "lib/rows_gated.wgsl",
+    "lib/rows_plain.wgsl",
+    "lib/shares.wgsl",
     "lib/step.wgsl",
     "lib/tanh.wgsl",
     "lib/x_lane.wgsl",
@@ -103,6 +114,8 @@ pub struct Module {
     pub constants: Vec<(&'static str, Constant)>,
     /// Files below `shaders/`.
     pub parts: Vec<&'static str>,
+    /// Invocations of a workgroup, where they are more than WebGPU promises: for adapters that have them.
+    pub invocations: Option<u32>,
 }
 
 /// The value of a header constant.

@@ -1,6 +1,7 @@
 //! The GPU side: adapters and capabilities, shader linking, pipelines, recordings that replay.
 
 pub mod context;
+mod fuse;
 pub mod kernels;
 pub mod link;
 mod pipeline;

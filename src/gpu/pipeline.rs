@@ -1,7 +1,8 @@
 //! Compute pipelines, made once for each linked text.
 
-use super::context::Context;
-use super::kernels::lower;
+use super::context::{Context, Shared};
+use super::fuse::fuse;
+use super::kernels::{Spare, lower};
 use super::link::{Binding, Dialect, Module, Source, link};
 use crate::device::Tensor;
 use crate::error::{Error, Result};
@@ -38,10 +39,15 @@ impl Context {
         link(module, DIALECT, &self.shared.overrides)
     }
 
-    /// The linked texts that `op` takes.
-    pub(crate) fn sources(&self, op: &Op, step: &Tensor) -> Result<Vec<Source>> {
-        let lowered = lower(op, step, &self.shared.unused, &self.shared.capabilities)?;
-        Ok(lowered.iter().map(|l| self.link(&l.module)).collect())
+    /// The linked texts that a recording of `ops` takes.
+    pub(crate) fn sources(&self, ops: &[Op], step: &Tensor) -> Result<Vec<Source>> {
+        let Shared { unused, capabilities, .. } = &*self.shared;
+        let mut sources = Vec::new();
+        for fused in fuse(ops, capabilities) {
+            let lowered = lower(&fused, step, Spare { unused, scratch: unused }, capabilities)?;
+            sources.extend(lowered.iter().map(|l| self.link(&l.module)));
+        }
+        Ok(sources)
     }
 
     /// The pipeline of a linked text, compiled on first use.

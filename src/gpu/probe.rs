@@ -91,6 +91,7 @@ fn module(format: &str) -> Module {
         enable,
         constants: Vec::new(),
         parts: vec!["probes/rate.wgsl", part],
+        invocations: None,
     }
 }
 
@@ -105,7 +106,7 @@ async fn rate(context: &Context, format: &str, operations: u64) -> Result<f64> {
     let nothing = Step { position: 0, tokens: Tokens::Given(Vec::new()), head_first: 0, head_rows: 1 };
     let (mut steps, mut rounds, mut best) = (4u32, 0, 0f64);
     while rounds < ROUNDS {
-        let grid = Grid { x: GROUPS, y: None, rows_in_x: false };
+        let grid = Grid::fixed(GROUPS as usize, 1);
         let dispatch =
             Lowered { module: module(format), buffers: vec![(5, &out)], params: vec![steps], grid };
         let recording = GpuRecording::of(context, vec![dispatch]).await?;

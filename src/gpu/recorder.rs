@@ -1,10 +1,11 @@
 //! Recordings: a plain list of dispatches with bind groups built once, replayed with new parameters.
 
-use super::context::Context;
-use super::kernels::{Grid, Lowered, lower};
+use super::context::{Context, Shared};
+use super::fuse::fuse;
+use super::kernels::{Count, Grid, Lowered, Spare, lower, scratch_bytes};
 use super::link::Binding;
 use super::pipeline::Pipeline;
-use crate::device::Tensor;
+use crate::device::{GpuBuffer, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::{Op, Step};
 use std::sync::atomic::Ordering;
@@ -17,6 +18,7 @@ const UNIFORM_SLOT: usize = 256;
 pub struct GpuRecording {
     dispatches: Vec<Dispatch>,
     _uniforms: wgpu::Buffer,
+    _scratch: Option<GpuBuffer>,
     staging: Mutex<Vec<wgpu::Buffer>>, // read-back buffers that are free
 }
 
@@ -42,12 +44,21 @@ impl std::fmt::Debug for GpuRecording {
 
 impl GpuRecording {
     pub(crate) async fn new(context: &Context, step: &Tensor, ops: &[Op]) -> Result<Self> {
-        let shared = &context.shared;
+        let Shared { unused, capabilities, .. } = &*context.shared;
+        let fused = fuse(ops, capabilities);
+        let bytes = fused.iter().map(|fused| scratch_bytes(fused, capabilities)).max().unwrap_or(0);
+        let scratch = match bytes {
+            0 => None,
+            bytes => Some(GpuBuffer::new(context, "shares of attention", bytes)?),
+        };
+        let spare = Spare { unused, scratch: scratch.as_ref().map_or(unused, |scratch| &scratch.buffer) };
         let mut lowered = Vec::new();
-        for op in ops {
-            lowered.extend(lower(op, step, &shared.unused, &shared.capabilities)?);
+        for fused in &fused {
+            lowered.extend(lower(fused, step, spare, capabilities)?);
         }
-        Self::of(context, lowered).await
+        let mut recording = Self::of(context, lowered).await?;
+        recording._scratch = scratch;
+        Ok(recording)
     }
 
     /// These dispatches, one after the other.
@@ -66,7 +77,7 @@ impl GpuRecording {
             dispatches.push(Dispatch { pipeline, bind_group, grid: dispatch.grid });
         }
         context.check()?;
-        Ok(Self { dispatches, _uniforms: uniforms, staging: Mutex::default() })
+        Ok(Self { dispatches, _uniforms: uniforms, _scratch: None, staging: Mutex::default() })
     }
 
     /// Dispatches of one run.
@@ -153,9 +164,11 @@ impl GpuRecording {
 
 impl Dispatch {
     fn encode(&self, pass: &mut wgpu::ComputePass<'_>, step: &Step) {
-        let Grid { x, y, rows_in_x } = self.grid;
-        let y = y.map_or(1, |(rows, per)| (step.rows(rows) as u32).div_ceil(per));
-        let (x, y) = if rows_in_x { (y, 1) } else { (x, y) };
+        let count = |count| match count {
+            Count::Fixed(count) => count,
+            Count::Rows(rows, per) => (step.rows(rows) as u32).div_ceil(per),
+        };
+        let [x, y] = [self.grid.0, self.grid.1].map(count);
         pass.set_pipeline(&self.pipeline.pipeline);
         pass.set_bind_group(0, &self.bind_group, &[]);
         pass.dispatch_workgroups(x, y, 1);

@@ -409,9 +409,8 @@ impl Model {
         decode.push(Op::Argmax { logits: logits.clone(), step: step.clone() });
         let mut every = Vec::new();
         head_ops(&mut every, &many, &block_normed, &block_logits);
-        let ops = prefill.iter().chain(&decode).chain(&every);
         let compiled = |done, total| progress(Progress { stage: Stage::Kernels, done, total });
-        device.compile(&step, ops, compiled).await?;
+        device.compile(&step, &[&prefill, &decode, &every], compiled).await?;
 
         let model = Self {
             prefill: device.record(&step, prefill).await?,

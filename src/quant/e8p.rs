@@ -182,6 +182,10 @@ impl Codec for E8p12 {
         }
     }
 
+    fn workgroup_bytes(&self) -> u32 {
+        4 * self.codebook().len() as u32
+    }
+
     fn constants(&self) -> Vec<(&'static str, u32)> {
         let factor = self.residual.map_or(0.0, |residual| 1.0 / residual.divisor) as f32;
         vec![

@@ -226,6 +226,10 @@ impl Codec for Grid {
         &TABLES[first..first + count]
     }
 
+    fn workgroup_bytes(&self) -> u32 {
+        4 * self.table.1 as u32
+    }
+
     fn constants(&self) -> Vec<(&'static str, u32)> {
         let low = self.low_bits();
         let per_octet = 8 / self.point as u32;

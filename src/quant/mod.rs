@@ -295,6 +295,11 @@ pub trait Codec: Debug + Send + Sync + 'static {
     /// One codec for several matrices stacked by rows (`rows[i]` rows of `parts[i]`), if there is one.
     fn fuse(&self, parts: &[(&dyn Codec, usize)]) -> Option<Arc<dyn Codec>>;
 
+    /// Bytes of workgroup memory that `prepare` fills, those apart that depend on `TABLE_ROOM`.
+    fn workgroup_bytes(&self) -> u32 {
+        64
+    }
+
     /// Whether weights are integers of −128…127 with one scale a row, which products with
     /// [8-bit activations](activations::ActivationCode::Int8) need; its WGSL then has `codes32` and `row_scale`.
     fn has_integers(&self) -> bool {

@@ -50,8 +50,9 @@ fn translate(Checked { module, info }: &Checked) -> Result<(), String> {
     Ok(())
 }
 
-/// A limit that is exceeded, of WebGPU's guaranteed ones.
-fn beyond_floor(Checked { module, info }: &Checked) -> Result<(), String> {
+/// A limit that is exceeded, of WebGPU's guaranteed ones; where `invocations` are given, they are the limit of those.
+fn beyond_floor(Checked { module, info }: &Checked, invocations: Option<u32>) -> Result<(), String> {
+    let invocations = invocations.unwrap_or(256);
     let [entry] = &module.entry_points[..] else {
         return Err(format!("{} entry points", module.entry_points.len()));
     };
@@ -84,10 +85,10 @@ fn beyond_floor(Checked { module, info }: &Checked) -> Result<(), String> {
     within("uniform buffers", uniform, 12)?;
     within("workgroup bytes", workgroup, 16 << 10)?;
     let [x, y, z] = entry.workgroup_size;
-    within("workgroup x", x, 256)?;
+    within("workgroup x", x, invocations.max(256))?;
     within("workgroup y", y, 256)?;
     within("workgroup z", z, 64)?;
-    within("invocations", x * y * z, 256)
+    within("invocations", x * y * z, invocations)
 }
 
 /// Runs `check` on every module, on all cores; the messages of those that fail.
@@ -117,7 +118,7 @@ fn every_shader_is_valid_translates_and_keeps_to_the_floor() {
     assert_none(failures(|module| {
         let checked = validate(module)?;
         translate(&checked)?;
-        beyond_floor(&checked)
+        beyond_floor(&checked, module.invocations)
     }));
 }
 
@@ -141,7 +142,7 @@ fn a_module_beyond_the_floor_is_noticed() {
         let module = naga::front::wgsl::parse_str(text).expect("parses");
         let info =
             Validator::new(ValidationFlags::all(), Capabilities::all()).validate(&module).expect("valid");
-        beyond_floor(&Checked { module, info })
+        beyond_floor(&Checked { module, info }, None)
     };
     let storage = |count: u32| {
         let declare = |i| format!("@group(0) @binding({i}) var<storage, read_write> b{i}: array<u32>;\n");

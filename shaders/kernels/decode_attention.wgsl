@@ -1,0 +1,120 @@
+// rope.wgsl and attention.wgsl in one, for the one token of a decode step: a workgroup takes a share of the positions for
+// the GROUP query heads of one key/value head, so that keys and values are read once (GQA, Ainslie et al. 2023). It makes
+// its queries ready by itself; the one with the last position also writes the token's k and v to the cache.
+// SHARES = 1: out[head] is the result; else out[head][share] = (Σ weight·v, (most, total, 0, 0)) for attention_shares.wgsl.
+// qkv: [1, stride]; cache layout as in rope.wgsl.
+// requires: lib/heads.wgsl, lib/head.wgsl, lib/shares.wgsl, lib/step.wgsl, lib/tanh.wgsl, reduce, cache
+
+@group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;
+@group(0) @binding(7) var<storage, read_write> keys: array<Cached>;
+@group(0) @binding(8) var<storage, read_write> values: array<Cached>;
+@group(0) @binding(9) var<storage, read> qkv: array<f32>;
+
+const SPLIT: u32 = LANES / D4; // lanes that share four columns of the output
+var<workgroup> queries: array<vec4<f32>, GROUP * D4>;
+var<workgroup> weights: array<f32, GROUP * LANES>;
+var<workgroup> sums: array<vec4<f32>, LANES>;
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>) {
+    let kv_head = group.x;
+    let all = seen();
+    let first = all.start + group.y * all.share;
+    if (first >= all.end) {
+        return;
+    }
+    let end = min(first + all.share, all.end);
+    let position = all.end - 1u;
+    for (var g = 0u; g < GROUP; g++) {
+        prepare_head(P.q_offset + (kv_head * GROUP + g) * HEAD_DIM, Q, position, lane.x);
+        for (var i = lane.x; i < D4; i += LANES) {
+            queries[g * D4 + i] = head4(i) * P.scale;
+        }
+        workgroupBarrier();
+    }
+    if (end == all.end) {
+        prepare_head(P.k_offset + kv_head * HEAD_DIM, K, position, lane.x);
+        for (var i = lane.x; i < D4; i += LANES) {
+            keys[(kv_head * D4 + i) * P.context + position] = to_cache(head4(i));
+        }
+        workgroupBarrier();
+        prepare_head(P.v_offset + kv_head * HEAD_DIM, V, position, lane.x);
+        for (var i = lane.x; i < D4; i += LANES) {
+            values[(kv_head * P.context + position) * D4 + i] = to_cache(head4(i));
+        }
+        storageBarrier();
+    }
+
+    let column = lane.x % D4;
+    let part = lane.x / D4;
+    var most: array<f32, GROUP>;
+    var total: array<f32, GROUP>;
+    var sum: array<vec4<f32>, GROUP>;
+    for (var g = 0u; g < GROUP; g++) {
+        most[g] = -3.4e38;
+        total[g] = 0.0;
+        sum[g] = vec4(0.0);
+        if (P.sinks == 1u && group.y == 0u) {
+            most[g] = sink(kv_head * GROUP + g);
+            total[g] = 1.0;
+        }
+    }
+    for (var tile = first; tile < end; tile += LANES) {
+        let at = tile + lane.x;
+        var products: array<vec4<f32>, GROUP>;
+        for (var g = 0u; g < GROUP; g++) {
+            products[g] = vec4(0.0);
+        }
+        if (at < end) {
+            for (var i = 0u; i < D4; i++) {
+                let key = from_cache(keys[(kv_head * D4 + i) * P.context + at]);
+                for (var g = 0u; g < GROUP; g++) {
+                    products[g] += queries[g * D4 + i] * key;
+                }
+            }
+        }
+        for (var g = 0u; g < GROUP; g++) {
+            var score = products[g].x + products[g].y + products[g].z + products[g].w;
+            if (P.softcap > 0.0) {
+                score = P.softcap * bounded_tanh(score / P.softcap);
+            }
+            let new_most = max(most[g], reduce_max(select(-3.4e38, score, at < end), lane.x));
+            let weight = select(0.0, exp(min(score - new_most, 0.0)), at < end);
+            weights[g * LANES + lane.x] = weight;
+            let shrink = exp(max(most[g] - new_most, -80.0));
+            total[g] = total[g] * shrink + reduce_add(weight, lane.x); // its barriers publish `weights`
+            sum[g] *= shrink;
+            most[g] = new_most;
+        }
+        if (part < SPLIT) {
+            let count = min(LANES, end - tile);
+            for (var i = part; i < count; i += SPLIT) {
+                let value = from_cache(values[(kv_head * P.context + tile + i) * D4 + column]);
+                for (var g = 0u; g < GROUP; g++) {
+                    sum[g] += weights[g * LANES + i] * value;
+                }
+            }
+        }
+        workgroupBarrier();
+    }
+    for (var g = 0u; g < GROUP; g++) {
+        sums[lane.x] = sum[g];
+        workgroupBarrier();
+        let query_head = kv_head * GROUP + g;
+        if (lane.x < D4) {
+            var whole = sum[g];
+            for (var i = 1u; i < SPLIT; i++) {
+                whole += sums[i * D4 + lane.x];
+            }
+            if (SHARES == 1u) {
+                out[query_head * D4 + lane.x] = whole / total[g];
+            } else {
+                out[(query_head * SHARES + group.y) * (D4 + 1u) + lane.x] = whole;
+            }
+        }
+        if (SHARES > 1u && lane.x == 0u) {
+            out[(query_head * SHARES + group.y) * (D4 + 1u) + D4] = vec4(most[g], total[g], 0.0, 0.0);
+        }
+        workgroupBarrier();
+    }
+}

@@ -1,0 +1,10 @@
+// Heads without a norm of their own; each may have a score without a value that takes its share of the softmax (gpt-oss).
+// provides: norm_head, sink
+
+@group(0) @binding(1) var<storage, read> sinks: array<f32>;
+
+fn norm_head(squares: f32, kind: u32, lane: u32) {}
+
+fn sink(head: u32) -> f32 {
+    return sinks[head];
+}

@@ -1,0 +1,18 @@
+// The positions that a query sees in SHARES runs of whole tiles of LANES (Flash-Decoding, Dao et al. 2023).
+// provides: Seen, seen    requires: lib/heads.wgsl, lib/step.wgsl, SHARES, LANES
+
+struct Seen {
+    start: u32,
+    end: u32,
+    share: u32, // positions of a share; the last ones may be empty
+}
+
+fn seen() -> Seen {
+    let end = step[POSITION] + 1u;
+    var start = 0u;
+    if (end > P.window) {
+        start = end - P.window;
+    }
+    let tiles = (end - start + LANES - 1u) / LANES;
+    return Seen(start, end, (tiles + SHARES - 1u) / SHARES * LANES);
+}
