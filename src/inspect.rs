@@ -3,7 +3,7 @@
 use crate::checkpoint::{Checkpoint, READERS, TokenizerFiles, decode, gguf};
 use crate::device::{Device, split};
 use crate::error::Result;
-use crate::model::{DEFAULT_CONTEXT, ModelConfig, PREFILL_CHUNK};
+use crate::model::{DEFAULT_CONTEXT, ModelConfig, prefill_chunk};
 use crate::quant::{CODECS, Shape};
 use serde::Serialize;
 use serde_json::Value;
@@ -243,7 +243,8 @@ pub async fn inspect(
     let cache = (config.kv_rows() as u64).saturating_mul(context as u64).saturating_mul(element);
     let kv_bytes = cache * 2 * config.layers as u64;
     let wide = 2 * config.hidden + 2 * config.q_rows() + 2 * config.kv_rows() + 3 * config.ffn;
-    let activation_bytes = ((PREFILL_CHUNK + 1) * wide + 33 * config.vocab) as u64 * 4;
+    let activation_bytes =
+        ((prefill_chunk(capabilities.as_ref(), wide) + 1) * wide + 33 * config.vocab) as u64 * 4;
     let total_bytes = totals.bytes_gpu + kv_bytes + activation_bytes;
     if cache > max_binding {
         let most = max_binding / element / config.kv_rows().max(1) as u64;

@@ -532,7 +532,9 @@ impl Op {
             Op::Combine { x, routes, out, add } => (vec![x, &routes.weights], vec![out], *add),
             Op::SoftCap { x, .. } => (vec![x], vec![x], false),
             Op::Rope { qkv, cache, .. } => (vec![qkv], vec![qkv, &cache.keys, &cache.values], false),
-            Op::Attention { qkv, cache, out, .. } => (vec![qkv, &cache.keys, &cache.values], vec![out], false),
+            Op::Attention { qkv, cache, out, .. } => {
+                (vec![qkv, &cache.keys, &cache.values], vec![out], false)
+            }
             Op::Glu { x, out, .. } => (vec![x], vec![out], false),
             Op::Argmax { logits, step } => (vec![logits], vec![step], false),
         };

@@ -7,7 +7,7 @@ use crate::chat::{ChatTemplate, Message};
 use crate::checkpoint::Checkpoint;
 use crate::device::{Device, Pending};
 use crate::error::{Error, Result};
-use crate::model::{LoadOptions, Model, PREFILL_CHUNK, Progress};
+use crate::model::{LoadOptions, Model, Progress};
 use crate::ops::Tokens;
 use crate::sampler::{Sampler, SamplerOptions};
 use crate::stop::StopStrings;
@@ -308,7 +308,7 @@ impl Generation<'_> {
         let same = session.cached.iter().zip(&all).take_while(|(a, b)| a == b).count();
         let kept = same.min(all.len() - 1);
         session.cached.truncate(kept);
-        let end = all.len().min(kept + PREFILL_CHUNK);
+        let end = all.len().min(kept + session.model.next_chunk());
         let chosen = session.model.prefill_chunk(kept, &all[kept..end], all.len()).await?;
         session.cached.extend(&all[kept..end]);
         session.runs = session.model.runs();

@@ -239,7 +239,8 @@ async fn fused_product(
         let rows = if gated { 2 * width } else { width };
         let matrix = bench.matrix(codec, Shape { rows, cols })?;
         let [x, normed_x, weight] = [bench.random(1, cols)?, bench.random(1, cols)?, bench.random(1, cols)?];
-        let [product, gates, bias] = [bench.random(1, rows)?, bench.random(1, width)?, bench.random(1, rows)?];
+        let [product, gates, bias] =
+            [bench.random(1, rows)?, bench.random(1, width)?, bench.random(1, rows)?];
         let mut order: Vec<u32> = (0..cols as u32).collect();
         order.shuffle(&mut bench.rng);
         let permutation = bench.twin(1, cols, &order)?;
@@ -532,16 +533,17 @@ async fn decode_attention(bench: &mut Bench, f16: bool, normed: bool) -> Result<
             let norms = [bench.random(1, heads.head_dim)?, bench.random(1, heads.head_dim)?];
             let sinks = bench.random(1, heads.heads)?;
             let out = bench.twin(1, heads.heads * heads.head_dim, &[])?;
-            let attention = |half: &dyn Fn(&Twin) -> Tensor, side: Side, qkv: &Twin, out: &Twin| Op::Attention {
-                heads,
-                qkv: half(qkv),
-                cache: cache[side as usize].clone(),
-                window,
-                scale: 0.3,
-                softcap: window.map(|_| 0.5),
-                sinks: (!normed && position % 2 == 0).then(|| half(&sinks)),
-                out: half(out),
-            };
+            let attention =
+                |half: &dyn Fn(&Twin) -> Tensor, side: Side, qkv: &Twin, out: &Twin| Op::Attention {
+                    heads,
+                    qkv: half(qkv),
+                    cache: cache[side as usize].clone(),
+                    window,
+                    scale: 0.3,
+                    softcap: window.map(|_| 0.5),
+                    sinks: (!normed && position % 2 == 0).then(|| half(&sinks)),
+                    out: half(out),
+                };
             let build = |half: &dyn Fn(&Twin) -> Tensor, side: Side| {
                 let rope = Op::Rope {
                     heads,
@@ -868,9 +870,11 @@ pub async fn verify_only(
         if std::mem::replace(&mut family, codec.family().name) != codec.family().name {
             let experts = async |b: &mut Bench| expert_product(b, &codec).await;
             run.case("expert_product", &name, TOLERANCE_F32, experts).await?;
-            for (kernel, fused) in
-                [("normed matvec", (true, false)), ("gated matvec", (false, true)), ("normed gated matvec", (true, true))]
-            {
+            for (kernel, fused) in [
+                ("normed matvec", (true, false)),
+                ("gated matvec", (false, true)),
+                ("normed gated matvec", (true, true)),
+            ] {
                 let case = async |b: &mut Bench| fused_product(b, &codec, fused, slots).await;
                 run.case(kernel, &name, TOLERANCE_F32, case).await?;
             }

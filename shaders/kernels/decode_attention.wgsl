@@ -25,20 +25,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     }
     let end = min(first + all.share, all.end);
     let position = all.end - 1u;
-    for (var g = 0u; g < GROUP; g++) {
-        prepare_head(P.q_offset + (kv_head * GROUP + g) * HEAD_DIM, Q, position, lane.x);
-        for (var i = lane.x; i < D4; i += LANES) {
-            queries[g * D4 + i] = head4(i) * P.scale;
-        }
-        workgroupBarrier();
+    prepare_heads(GROUP, P.q_offset + kv_head * GROUP * HEAD_DIM, Q, position, lane.x);
+    for (var i = lane.x; i < GROUP * D4; i += LANES) {
+        queries[i] = head4(i) * P.scale;
     }
+    workgroupBarrier();
     if (end == all.end) {
-        prepare_head(P.k_offset + kv_head * HEAD_DIM, K, position, lane.x);
+        prepare_heads(1u, P.k_offset + kv_head * HEAD_DIM, K, position, lane.x);
         for (var i = lane.x; i < D4; i += LANES) {
             keys[(kv_head * D4 + i) * P.context + position] = to_cache(head4(i));
         }
         workgroupBarrier();
-        prepare_head(P.v_offset + kv_head * HEAD_DIM, V, position, lane.x);
+        prepare_heads(1u, P.v_offset + kv_head * HEAD_DIM, V, position, lane.x);
         for (var i = lane.x; i < D4; i += LANES) {
             values[(kv_head * P.context + position) * D4 + i] = to_cache(head4(i));
         }

@@ -27,7 +27,21 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     // Lanes beyond the rows work on the last one and store nothing.
     let rows = min(lane_rows(row), vec4(P.padded_rows - 1u));
     var sums = vec4(0.0);
-    for (var unit = first_unit(lane.y); unit < P.units; unit += SPLIT) {
+    var unit = first_unit(lane.y);
+    if (SPLIT > 1u) {
+        // Two at a time, so that the memory has more to do at once.
+        for (; unit + SPLIT < P.units; unit += 2u * SPLIT) {
+            let x = x32(token, unit, rank);
+            let next = x32(token, unit + SPLIT, rank);
+            sums.x += dot32(rows.x, unit, x);
+            sums.x += dot32(rows.x, unit + SPLIT, next);
+            if (TILES > 1u) {
+                sums.y += dot32(rows.y, unit, x);
+                sums.y += dot32(rows.y, unit + SPLIT, next);
+            }
+        }
+    }
+    for (; unit < P.units; unit += SPLIT) {
         let x = x32(token, unit, rank);
         sums.x += dot32(rows.x, unit, x);
         if (TILES > 1u) {

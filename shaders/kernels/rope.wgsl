@@ -16,7 +16,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let q_at = P.q_offset + group.x * HEAD_DIM;
     let kv_at = select(P.k_offset, P.v_offset, is_v) + kv_head * HEAD_DIM;
     let source = token * P.stride + select(kv_at, q_at, is_q);
-    prepare_head(source, select(select(K, V, is_v), Q, is_q), position, lane.x);
+    prepare_heads(1u, source, select(select(K, V, is_v), Q, is_q), position, lane.x);
     if (is_q) {
         for (var i = lane.x; i < HEAD_DIM; i += LANES) {
             qkv[source + i] = head[i];

@@ -1,7 +1,8 @@
-// One head of q, k or v made ready: rotary embedding of q and k (Su et al. 2021), of halves or of neighbouring channels,
+// Heads of q, k or v made ready: rotary embedding of q and k (Su et al. 2021), of halves or of neighbouring channels,
 // after their norm.
 // qkv: [tokens, stride]; rotations: [positions, 2 · planes] as (cos, sin) pairs; the first 2 · planes channels turn.
-// provides: head, head4, prepare_head    requires: qkv, lib/heads.wgsl, lib/head_plain.wgsl or lib/head_normed.wgsl, LANES
+// provides: head, head4, prepare_heads    requires: qkv, lib/heads.wgsl, lib/head_plain.wgsl or lib/head_normed.wgsl,
+// GROUP, LANES
 
 @group(0) @binding(0) var<storage, read> rotations: array<vec2<f32>>;
 
@@ -9,25 +10,26 @@ const Q: u32 = 0u;
 const K: u32 = 1u;
 const V: u32 = 2u;
 
-var<workgroup> head: array<f32, HEAD_DIM>;
+var<workgroup> head: array<f32, GROUP * HEAD_DIM>;
 
-// Brings a head of the activations to `head`, normed and rotated; all lanes together.
-fn prepare_head(source: u32, kind: u32, position: u32, lane: u32) {
-    var squares = 0.0;
-    for (var i = lane; i < HEAD_DIM; i += LANES) {
-        let v = qkv[source + i];
-        head[i] = v;
-        squares += v * v;
+// Brings `count` neighbouring heads of the activations to `head`, normed and rotated; all lanes together.
+fn prepare_heads(count: u32, source: u32, kind: u32, position: u32, lane: u32) {
+    for (var i = lane; i < count * HEAD_DIM; i += LANES) {
+        head[i] = qkv[source + i];
     }
     workgroupBarrier();
     if (kind == V) {
         return;
     }
-    norm_head(squares, kind, lane);
-    for (var i = lane; i < P.planes; i += LANES) {
-        let r = rotations[position * P.planes + i];
-        let first = select(i, 2u * i, P.interleaved == 1u);
-        let second = select(i + P.planes, 2u * i + 1u, P.interleaved == 1u);
+    for (var h = 0u; h < count; h++) {
+        norm_head(h * HEAD_DIM, kind, lane);
+    }
+    for (var i = lane; i < count * P.planes; i += LANES) {
+        let plane = i % P.planes;
+        let r = rotations[position * P.planes + plane];
+        let start = i / P.planes * HEAD_DIM;
+        let first = start + select(plane, 2u * plane, P.interleaved == 1u);
+        let second = start + select(plane + P.planes, 2u * plane + 1u, P.interleaved == 1u);
         let a = head[first];
         let b = head[second];
         head[first] = a * r.x - b * r.y;

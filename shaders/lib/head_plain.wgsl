@@ -3,8 +3,8 @@
 
 @group(0) @binding(1) var<storage, read> sinks: array<f32>;
 
-fn norm_head(squares: f32, kind: u32, lane: u32) {}
+fn norm_head(first: u32, kind: u32, lane: u32) {}
 
-fn sink(head: u32) -> f32 {
-    return sinks[head];
+fn sink(index: u32) -> f32 {
+    return sinks[index];
 }

@@ -1,5 +1,5 @@
-// The positions that a query sees in SHARES runs of whole tiles of LANES (Flash-Decoding, Dao et al. 2023).
-// provides: Seen, seen    requires: lib/heads.wgsl, lib/step.wgsl, SHARES, LANES
+// The positions that a query sees in SHARES runs of whole tiles of TILE (Flash-Decoding, Dao et al. 2023).
+// provides: Seen, seen    requires: lib/heads.wgsl, lib/step.wgsl, SHARES, TILE
 
 struct Seen {
     start: u32,
@@ -13,6 +13,6 @@ fn seen() -> Seen {
     if (end > P.window) {
         start = end - P.window;
     }
-    let tiles = (end - start + LANES - 1u) / LANES;
-    return Seen(start, end, (tiles + SHARES - 1u) / SHARES * LANES);
+    let tiles = (end - start + TILE - 1u) / TILE;
+    return Seen(start, end, (tiles + SHARES - 1u) / SHARES * TILE);
 }

@@ -38,7 +38,7 @@ impl<'a> Row<'a> {
     /// Bytes that reading a prompt moves at least: all weights, once for every step.
     fn prefill_bytes(&self, prefill: &Prefill) -> f64 {
         let weights = self.decode().map_or(self.model.memory.weights_bytes_gpu, |d| d.bytes_per_token);
-        weights as f64 * prefill.tokens.div_ceil(crate::model::PREFILL_CHUNK) as f64
+        weights as f64 * prefill.tokens.div_ceil(self.model.chunk.max(1)) as f64
     }
 }
 

@@ -4,7 +4,7 @@ use super::{Decode, Kernel, ModelResult, NOISE, Options, Prefill, Spread, weight
 use crate::checkpoint::Weights;
 use crate::error::{Error, Result};
 use crate::gpu::Probe;
-use crate::model::{Model, ModelConfig, PREFILL_CHUNK};
+use crate::model::{Model, ModelConfig};
 use crate::ops::Tokens;
 use std::collections::BTreeMap;
 use web_time::Instant;
@@ -53,7 +53,7 @@ pub async fn measure(
     let first_token_s = start.elapsed().as_secs_f64();
     let prefill = run.prefills().await?;
     let decode = run.decodes().await?;
-    let chunk = prefill.iter().map(|p| p.tokens).max().unwrap_or(1).min(PREFILL_CHUNK);
+    let chunk = prefill.iter().map(|p| p.tokens).max().unwrap_or(1).min(model.chunk);
     Ok(ModelResult {
         name: weights.name().to_string(),
         random: false,
@@ -63,6 +63,7 @@ pub async fn measure(
         bits_per_weight: model.memory.weights_bytes_gpu as f64 * 8.0 / config.parameters() as f64,
         cache: model.cache_format().into(),
         context: model.context,
+        chunk: model.chunk,
         load_s: 0.0,
         first_token_s,
         prefill,

@@ -138,6 +138,9 @@ pub struct ModelResult {
     pub cache: String,
     /// Positions of the KV cache.
     pub context: usize,
+    /// Tokens of a prefill step at most.
+    #[serde(default = "default_chunk")]
+    pub chunk: usize,
     /// Seconds from opening the files to a model that is ready.
     pub load_s: f64,
     /// Seconds from there to the first token after the shortest prompt: caches are cold, drivers compile.
@@ -150,7 +153,7 @@ pub struct ModelResult {
     pub skipped: Vec<String>,
     /// GPU time of a decode step by kernel; null without a GPU's clock.
     pub decode_kernels: Option<Vec<Kernel>>,
-    /// The same of the longest prompt step that was measured, of at most 128 tokens.
+    /// The same of the longest prompt step that was measured, of at most `chunk` tokens.
     pub prefill_kernels: Option<Vec<Kernel>>,
     /// Dispatches of a decode step.
     pub dispatches: usize,
@@ -160,6 +163,11 @@ pub struct ModelResult {
     pub device_bytes: u64,
     /// The same tokens on the CPU twin.
     pub agreement: Option<Agreement>,
+}
+
+/// What all steps were before a report said it.
+fn default_chunk() -> usize {
+    crate::model::PREFILL_CHUNK
 }
 
 /// Median and range of some runs.

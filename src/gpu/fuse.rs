@@ -82,7 +82,9 @@ fn products_of_norm(ops: &[Op], i: usize, capabilities: &Capabilities) -> Option
     for (j, op) in ops.iter().enumerate().skip(i + 1) {
         let (reads, writes) = op.activations();
         if reads.iter().any(|t| t.is(out)) {
-            let Op::Product { rows: own, matrix, x: input, int8: false, out: to, .. } = op else { return None };
+            let Op::Product { rows: own, matrix, x: input, int8: false, out: to, .. } = op else {
+                return None;
+            };
             let same = own == rows && input.is(out) && !to.is(out) && matrix.shape.cols == x.cols;
             if !same || changed || to.rows >= MATMUL_FROM || !normed_fits(matrix, capabilities) {
                 return None;

@@ -66,8 +66,8 @@ pub(crate) fn codec_module(kernel: &'static str, codec: &dyn Codec) -> Module {
 pub(crate) enum Spread {
     /// One token: a lane works on `tiles` rows (even where the product is gated), `split` lanes share each of them.
     Matvec { tiles: u32, split: u32, x: XSource },
-    /// Many tokens, by tiles of 32 rows × 32 tokens in workgroup memory.
-    Tiles,
+    /// Many tokens, by tiles of 64 rows × 4·`high` tokens in workgroup memory.
+    Tiles { high: u32 },
     /// Many tokens: a lane owns `rows` rows × `tokens` tokens.
     Rows { rows: u32, tokens: u32, x: XSource },
 }
@@ -90,7 +90,7 @@ pub(crate) enum XSource {
 
 impl Spread {
     /// All that [`Spread::choose`] returns.
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Spread::Matvec { tiles: 1, split: 1, x: XSource::Lane },
         Spread::Matvec { tiles: 4, split: 1, x: XSource::Lane },
         Spread::Matvec { tiles: 1, split: 1, x: XSource::Subgroup },
@@ -100,7 +100,8 @@ impl Spread {
         Spread::Matvec { tiles: 1, split: 8, x: XSource::Lane },
         Spread::Matvec { tiles: 1, split: 16, x: XSource::Lane },
         Spread::Matvec { tiles: 2, split: 16, x: XSource::Lane },
-        Spread::Tiles,
+        Spread::Tiles { high: 8 },
+        Spread::Tiles { high: 16 },
         Spread::Rows { rows: 8, tokens: 8, x: XSource::Subgroup },
         Spread::Rows { rows: 8, tokens: 8, x: XSource::Lane },
     ];
@@ -130,7 +131,7 @@ impl Spread {
             (false, true) if wide || capabilities.subgroups.is_none() => {
                 Spread::Rows { rows: 8, tokens: 8, x }
             }
-            (false, _) => Spread::Tiles,
+            (false, software) => Spread::Tiles { high: if software || tokens <= 32 { 8 } else { 16 } },
         }
     }
 
@@ -138,7 +139,7 @@ impl Spread {
     fn block(self) -> (usize, u32) {
         match self {
             Spread::Matvec { tiles, .. } => (TILE * tiles as usize, 1),
-            Spread::Tiles => (TILE, TILE as u32),
+            Spread::Tiles { high } => (2 * TILE, 4 * high),
             Spread::Rows { rows, tokens, .. } => (TILE * rows as usize, tokens),
         }
     }
@@ -205,7 +206,7 @@ impl ProductSlots {
     pub(crate) fn module(self, codec: &dyn Codec, spread: Spread) -> Module {
         let (kernel, file) = match spread {
             Spread::Matvec { .. } => ("matvec", "kernels/matvec.wgsl"),
-            Spread::Tiles => ("matmul", "kernels/matmul.wgsl"),
+            Spread::Tiles { .. } => ("matmul", "kernels/matmul.wgsl"),
             Spread::Rows { .. } => ("matmul_rows", "kernels/matmul_rows.wgsl"),
         };
         let mut module = codec_module(kernel, codec);
@@ -245,7 +246,10 @@ impl ProductSlots {
                 }
                 Some(x)
             }
-            Spread::Tiles => None,
+            Spread::Tiles { high } => {
+                module.constants.push(("HIGH", high.into()));
+                None
+            }
             Spread::Rows { rows, tokens, x } => {
                 let block = [("BLOCK_ROWS", Constant::U32(rows)), ("BLOCK_TOKENS", Constant::U32(tokens))];
                 module.constants.extend(block);
@@ -405,14 +409,21 @@ fn heads_module(name: &str, kernel: &'static str, head_dim: usize, normed: bool,
     module
 }
 
+/// The same for kernels that work on one head a workgroup.
+fn head_module(name: &str, kernel: &'static str, head_dim: usize, normed: bool, f16: bool) -> Module {
+    let mut module = heads_module(name, kernel, head_dim, normed, f16);
+    module.constants.push(("GROUP", 1.into()));
+    module
+}
+
 /// RoPE, head norms and cache writes.
 pub(crate) fn rope_module(head_dim: usize, normed: bool, f16: bool, capabilities: &Capabilities) -> Module {
-    with_reduction(heads_module("rope", "kernels/rope.wgsl", head_dim, normed, f16), capabilities)
+    with_reduction(head_module("rope", "kernels/rope.wgsl", head_dim, normed, f16), capabilities)
 }
 
 /// Attention over the cache.
 pub(crate) fn attention_module(head_dim: usize, f16: bool, capabilities: &Capabilities) -> Module {
-    let mut module = heads_module("attention", "kernels/attention.wgsl", head_dim, false, f16);
+    let mut module = head_module("attention", "kernels/attention.wgsl", head_dim, false, f16);
     module.parts.push("lib/tanh.wgsl");
     with_reduction(module, capabilities)
 }
@@ -427,32 +438,50 @@ pub(crate) struct DecodeAttention {
     pub(crate) f16: bool,
     /// Shares of the positions, a workgroup each.
     pub(crate) shares: u32,
+    /// Lanes of a workgroup: 32 are one subgroup.
+    pub(crate) lanes: u32,
 }
 
 /// Workgroups that a decode step's attention is cut into on a GPU, about.
-const ATTENTION_GROUPS: usize = 512;
+const ATTENTION_GROUPS: usize = 2048;
 /// Largest number of shares.
 const MOST_SHARES: usize = 64;
 
 impl DecodeAttention {
     fn of(heads: &Heads, normed: bool, cache: &Cache, capabilities: &Capabilities) -> Self {
-        let tiles = cache.context.div_ceil(LANES as usize);
+        // Reductions inside one subgroup need no barrier.
+        let alone = capabilities.subgroups.map(|(smallest, _)| smallest);
+        let fits = |&lanes: &u32| {
+            !capabilities.software && (8..LANES).contains(&lanes) && heads.head_dim <= 4 * lanes as usize
+        };
+        let lanes = alone.filter(fits).unwrap_or(LANES);
+        let tiles = cache.context.div_ceil(lanes as usize);
         let shares = match capabilities.software {
             true => 1,
             false => (ATTENTION_GROUPS / heads.kv_heads).clamp(1, MOST_SHARES).min(tiles),
         };
         let group = heads.heads / heads.kv_heads;
-        Self { head_dim: heads.head_dim, group, normed, f16: cache.f16, shares: shares as u32 }
+        Self { head_dim: heads.head_dim, group, normed, f16: cache.f16, shares: shares as u32, lanes }
     }
 
     /// Rotations, cache writes and the shares.
     pub(crate) fn module(self, capabilities: &Capabilities) -> Module {
-        let Self { head_dim, group, normed, f16, shares } = self;
+        let Self { head_dim, group, normed, f16, shares, lanes } = self;
         let kernel = "kernels/decode_attention.wgsl";
         let mut module = heads_module("decode_attention", kernel, head_dim, normed, f16);
         module.parts.extend(["lib/shares.wgsl", "lib/tanh.wgsl"]);
-        module.constants.extend([("GROUP", Constant::U32(group as u32)), ("SHARES", shares.into())]);
-        with_reduction(module, capabilities)
+        module.constants.extend([
+            ("GROUP", Constant::U32(group as u32)),
+            ("SHARES", shares.into()),
+            ("TILE", lanes.into()),
+        ]);
+        if lanes == LANES {
+            return with_reduction(module, capabilities);
+        }
+        module.enable.push("subgroups");
+        module.parts.push("lib/reduce_alone.wgsl");
+        module.constants.push(("LANES", lanes.into()));
+        module
     }
 
     /// What makes one result of the shares.
@@ -463,6 +492,7 @@ impl DecodeAttention {
             ("HEAD_DIM", Constant::U32(self.head_dim as u32)),
             ("SHARES", self.shares.into()),
             ("LANES", LANES.into()),
+            ("TILE", self.lanes.into()),
         ]);
         module
     }
@@ -618,7 +648,9 @@ pub(crate) fn lower<'a>(
     capabilities: &Capabilities,
 ) -> Result<Vec<Lowered<'a>>> {
     match *fused {
-        Fused::One(op @ Op::Product { int8: false, .. }) => lower_product([None, Some(op), None], step, spare, capabilities),
+        Fused::One(op @ Op::Product { int8: false, .. }) => {
+            lower_product([None, Some(op), None], step, spare, capabilities)
+        }
         Fused::One(op) => lower_one(op, step, spare.unused, capabilities),
         Fused::Product { norm, product, glu } => {
             lower_product([norm, Some(product), glu], step, spare, capabilities)
@@ -671,7 +703,11 @@ fn lower_one<'a>(
         Op::ExpertProduct { matrix, first, n, x, shared, permutation, bias, routes, out, offset } => {
             let codec = &*matrix.codec;
             for part in matrix.parts() {
-                let split = if capabilities.software { 1 } else { lanes_a_row(part.shape.cols, Capabilities::FLOOR.invocations) };
+                let split = if capabilities.software {
+                    1
+                } else {
+                    lanes_a_row(part.shape.cols, Capabilities::FLOOR.invocations)
+                };
                 let slots = (bias.is_some(), permutation.is_some());
                 let mut buffers = codec_buffers(part);
                 buffers.extend([(4, x.gpu()?), (5, out.gpu()?), (6, routes.ids.gpu()?)]);
@@ -752,7 +788,10 @@ fn lower_one<'a>(
                     buffers,
                     // The kernel counts x in words, not in runs of four.
                     params: product_params(codec, part, 4 * x.cols, out.cols, offset + part.first_row),
-                    grid: Grid(Count::Fixed(part.shape.rows.div_ceil(TILE) as u32), Count::Rows(*rows, batch)),
+                    grid: Grid(
+                        Count::Fixed(part.shape.rows.div_ceil(TILE) as u32),
+                        Count::Rows(*rows, batch),
+                    ),
                 });
             }
         }
@@ -925,7 +964,8 @@ fn lower_attention<'a>(
         return Err(Error::invalid("no attention to lower"));
     };
     let plan = DecodeAttention::of(heads, norms.is_some(), cache, capabilities);
-    let params: Vec<u32> = heads_params(rope).iter().zip(heads_params(attention)).map(|(a, b)| a | b).collect();
+    let params: Vec<u32> =
+        heads_params(rope).iter().zip(heads_params(attention)).map(|(a, b)| a | b).collect();
     let target = if plan.shares > 1 { scratch } else { out.gpu()? };
     let mut buffers = rope_buffers(rope, unused)?;
     if let Some(sinks) = sinks {
@@ -1078,7 +1118,8 @@ fn modules(every_slot: bool) -> Vec<Module> {
             let suffix = format!(" {head_dim} {cache}{reduction}");
             add(suffix.clone(), attention_module(head_dim, f16, &capabilities));
             for (group, normed, shares) in [(1, false, 1), (1, true, 16), (3, false, 5)] {
-                let plan = DecodeAttention { head_dim, group, normed, f16, shares };
+                let lanes = if subgroups.is_some() && group == 1 && head_dim <= 128 { 32 } else { LANES };
+                let plan = DecodeAttention { head_dim, group, normed, f16, shares, lanes };
                 let suffix = format!("{suffix}, group {group}, shares {shares}");
                 add(suffix.clone(), plan.module(&capabilities));
                 if shares > 1 {

@@ -27,7 +27,8 @@ const CHAINS: u32 = 16;
 /// The most that an adapter was seen to do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Probe {
-    /// Bytes a second, read and written ones together, of copies between two large buffers.
+    /// Bytes a second, read and written ones together, of copies between two large buffers: by the driver or by a shader,
+    /// whichever is faster.
     pub copy_bytes_per_s: Option<f64>,
     /// f32 operations a second (a multiply-add is two).
     pub f32_flop_per_s: Option<f64>,
@@ -53,9 +54,9 @@ impl Probe {
 async fn copies(context: &Context) -> Result<f64> {
     let capabilities = context.capabilities();
     let budget = capabilities.memory_budget.map_or(u64::MAX, |b| b.saturating_sub(context.allocated()) / 2);
-    let size = COPY_BYTES.min(capabilities.max_buffer).min(budget) / 16 * 16;
+    let size = COPY_BYTES.min(capabilities.max_buffer).min(capabilities.max_binding).min(budget) / 16 * 16;
     let count = if capabilities.software { 2 } else { 32 };
-    let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
     let [a, b] = ["copy source", "copy target"].map(|label| context.raw_buffer(label, size, usage));
     context.check()?;
     let mut best = 0f64;
@@ -74,9 +75,31 @@ async fn copies(context: &Context) -> Result<f64> {
         context.wait().await?;
         best = best.max((2 * size * count) as f64 / start.elapsed().as_secs_f64());
     }
+    let dispatch = |i: u64| Lowered {
+        module: copy_module(),
+        buffers: if i % 2 == 0 { vec![(4, &a), (5, &b)] } else { vec![(4, &b), (5, &a)] },
+        params: vec![(size / 16) as u32, GROUPS * 256],
+        grid: Grid::fixed(GROUPS as usize, 1),
+    };
+    let recording = GpuRecording::of(context, (0..count).map(dispatch).collect()).await?;
+    for _ in 0..ROUNDS {
+        context.wait().await?;
+        let start = Instant::now();
+        recording.run(context, &NOTHING, None)?;
+        context.wait().await?;
+        best = best.max((2 * size * count) as f64 / start.elapsed().as_secs_f64());
+    }
     a.destroy();
     b.destroy();
     Ok(best)
+}
+
+/// The step of a dispatch that knows no tokens.
+const NOTHING: Step = Step { position: 0, tokens: Tokens::Given(Vec::new()), head_first: 0, head_rows: 1 };
+
+/// The shader that copies.
+fn copy_module() -> Module {
+    Module { name: "copy".into(), parts: vec!["probes/copy.wgsl"], ..Module::default() }
 }
 
 /// The shader that multiplies and adds in a number format.
@@ -89,21 +112,19 @@ fn module(format: &str) -> Module {
     Module {
         name: format!("rate of {format}"),
         enable,
-        constants: Vec::new(),
         parts: vec!["probes/rate.wgsl", part],
-        invocations: None,
+        ..Module::default()
     }
 }
 
 /// All shaders of this file, for the tests that compile them.
-pub(crate) fn modules() -> [Module; 3] {
-    ["f32", "f16", "int8"].map(module)
+pub(crate) fn modules() -> [Module; 4] {
+    [copy_module(), module("f32"), module("f16"), module("int8")]
 }
 
 /// Operations a second, where a multiply-add is `operations`.
 async fn rate(context: &Context, format: &str, operations: u64) -> Result<f64> {
     let out = context.buffer("probe", 1024)?;
-    let nothing = Step { position: 0, tokens: Tokens::Given(Vec::new()), head_first: 0, head_rows: 1 };
     let (mut steps, mut rounds, mut best) = (4u32, 0, 0f64);
     while rounds < ROUNDS {
         let grid = Grid::fixed(GROUPS as usize, 1);
@@ -112,7 +133,7 @@ async fn rate(context: &Context, format: &str, operations: u64) -> Result<f64> {
         let recording = GpuRecording::of(context, vec![dispatch]).await?;
         context.wait().await?;
         let start = Instant::now();
-        recording.run(context, &nothing, None)?;
+        recording.run(context, &NOTHING, None)?;
         context.wait().await?;
         let seconds = start.elapsed().as_secs_f64();
         if seconds < ENOUGH && rounds == 0 && steps < 1 << 24 {

@@ -99,6 +99,13 @@ pub(super) struct ExpertActivations {
 }
 
 impl Activations {
+    /// Numbers of one token, all of them together.
+    pub(super) fn width(config: &ModelConfig, scratch: ScratchSize) -> usize {
+        let (rows, ffn) = config.experts.as_ref().map_or((1, config.ffn), |e| (e.per_token, e.ffn));
+        let attention = 2 * (config.hidden + config.q_rows() + config.kv_rows());
+        attention + 3 * rows * ffn + 2 * scratch.wide + scratch.low
+    }
+
     pub(super) fn new(
         device: &Device,
         config: &ModelConfig,

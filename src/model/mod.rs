@@ -15,16 +15,26 @@ use crate::checkpoint::lora::Adapter;
 use crate::checkpoint::{StoredMatrix, Weights};
 use crate::device::{Device, Pending, Recording, Tensor};
 use crate::error::{Error, Result};
+use crate::gpu::Capabilities;
 use crate::linear::{Linear, ScratchSize};
 use crate::ops::{Cache, Index, Op, Rows, STEP_HEADER, Step, Tokens};
 use crate::reference::NO_TOKEN;
 use block::{Activations, Block, FeedForward, Layer, Norm, Rotations};
 use rand::{Rng, SeedableRng};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use web_time::Instant;
 
-/// Tokens of one prefill step.
+/// Tokens of one prefill step; GPUs take more where the activations are small enough, see [`prefill_chunk`].
 pub const PREFILL_CHUNK: usize = 128;
+/// The most that they take.
+const LARGEST_CHUNK: usize = 512;
+/// Seconds that a step may take on a GPU: no frame waits longer, and no watchdog bites.
+const LONGEST_STEP: f64 = 0.2;
+/// Fewer tokens a step are not worth while.
+const SMALLEST_CHUNK: usize = 32;
+/// Bytes of activations that a prefill step may take for more than [`PREFILL_CHUNK`] tokens.
+const ACTIVATION_BYTES: usize = 64 << 20;
 /// Rows that the head works on at once when every position's logits are wanted.
 const HEAD_BLOCK: usize = 32;
 /// Positions whose rotations are computed at once.
@@ -116,18 +126,22 @@ pub struct Model {
     pub config: ModelConfig,
     /// Positions that the cache holds.
     pub context: usize,
+    /// Tokens of one prefill step at most.
+    pub chunk: usize,
     /// Bytes in use.
     pub memory: Memory,
     device: Device,
     /// Steps so far: whoever remembers what the cache holds can tell whether somebody else has used it since.
     runs: AtomicU64,
+    /// Tokens of the next prefill step: at most `chunk`, and what [`LONGEST_STEP`] has room for.
+    chunk_now: AtomicUsize,
     /// Dynamic RoPE has overwritten rotations of the original length.
     turned: AtomicBool,
     step: Tensor,
     rotations: Rotations,
     logits: Tensor,
     caches: Vec<Cache>,
-    prefill: Recording, // up to PREFILL_CHUNK tokens, logits of one row
+    prefill: Recording, // up to `chunk` tokens, logits of one row
     decode: Recording,  // one token, logits and their argmax
     body: Recording,    // as prefill, without the head
     head: Recording,    // logits of up to HEAD_BLOCK rows of the last body
@@ -265,6 +279,17 @@ fn caches(device: &Device, config: &ModelConfig, context: usize, f16: bool) -> R
     (0..config.layers).map(|_| Ok(Cache { keys: tensor()?, values: tensor()?, context, f16 })).collect()
 }
 
+/// Tokens of one prefill step on a device with these capabilities (none: the CPU), where a token's activations have
+/// `width` numbers in all: with more tokens a weight is decoded for more of them at once.
+pub(crate) fn prefill_chunk(capabilities: Option<&Capabilities>, width: usize) -> usize {
+    let fits = ACTIVATION_BYTES / (4 * width.max(1)) / 64 * 64;
+    if capabilities.is_some_and(|c| !c.software) {
+        fits.clamp(PREFILL_CHUNK, LARGEST_CHUNK)
+    } else {
+        PREFILL_CHUNK
+    }
+}
+
 /// The token that an argmax has left.
 fn token(words: Vec<u32>) -> Result<u32> {
     match words.first() {
@@ -360,11 +385,15 @@ impl Model {
             + own_head.as_ref().map_or(0, Linear::bytes)
             + device.codebook_bytes();
 
-        let step = device.zeros("step", 1, STEP_HEADER + PREFILL_CHUNK)?;
+        let capabilities =
+            if let Device::Gpu(context) = device { Some(context.capabilities()) } else { None };
+        let width = Activations::width(&config, scratch);
+        let chunk = prefill_chunk(capabilities, width);
+        let step = device.zeros("step", 1, STEP_HEADER + chunk)?;
         let rotations = Rotations::new(device, &config, context)?;
         let caches = caches(device, &config, context, f16)?;
         let kv_bytes = caches.iter().map(|c| c.keys.bytes() + c.values.bytes()).sum();
-        let many = Activations::new(device, &config, scratch, PREFILL_CHUNK)?;
+        let many = Activations::new(device, &config, scratch, chunk)?;
         let one = Activations::new(device, &config, scratch, 1)?;
         let logits = device.zeros("logits", 1, config.vocab)?;
         let block_logits = device.zeros("logits", HEAD_BLOCK, config.vocab)?;
@@ -420,9 +449,11 @@ impl Model {
             memory: Memory { weights_bytes_disk: disk, weights_bytes_gpu: weights, kv_bytes },
             device: device.clone(),
             runs: AtomicU64::new(0),
+            chunk_now: AtomicUsize::new(chunk.min(PREFILL_CHUNK)),
             turned: AtomicBool::new(false),
             config,
             context,
+            chunk,
             step,
             rotations,
             logits,
@@ -474,11 +505,11 @@ impl Model {
     }
 
     /// The kernel and the seconds of every dispatch of a step at `position`: a decode step for one token, else a prefill
-    /// of at most [`PREFILL_CHUNK`] tokens. None without a GPU's clock.
+    /// of at most [`Model::chunk`] tokens. None without a GPU's clock.
     pub async fn profile(&self, position: usize, tokens: &[u32]) -> Result<Option<Vec<(String, f64)>>> {
-        if tokens.len() > PREFILL_CHUNK {
+        if tokens.len() > self.chunk {
             return Err(
-                Error::invalid("a step to profile").expected(format!("at most {PREFILL_CHUNK} tokens"))
+                Error::invalid("a step to profile").expected(format!("at most {} tokens", self.chunk))
             );
         }
         self.prepare(position, tokens, position + tokens.len())?;
@@ -542,22 +573,41 @@ impl Model {
         let length = position + tokens.len();
         let mut at = position;
         let mut chosen = None;
-        for chunk in tokens.chunks(PREFILL_CHUNK) {
-            chosen = self.prefill_chunk(at, chunk, length).await?;
-            at += chunk.len();
+        while at < length {
+            let end = length.min(at + self.next_chunk());
+            chosen = self.prefill_chunk(at, &tokens[at - position..end - position], length).await?;
+            at = end;
         }
         chosen.ok_or_else(|| Error::invalid("no tokens").remedy("give at least one token"))
     }
 
-    /// Runs at most [`PREFILL_CHUNK`] tokens at `position` of a text of `length` tokens in all; after the last of them,
+    /// Tokens that a prefill step should take now.
+    pub fn next_chunk(&self) -> usize {
+        self.chunk_now.load(Ordering::Relaxed)
+    }
+
+    /// Learns from a prefill step how many tokens the next should take on a GPU.
+    fn learn_chunk(&self, tokens: usize, seconds: f64) {
+        let software = match &self.device {
+            Device::Gpu(context) => context.capabilities().software,
+            Device::Cpu => true,
+        };
+        if !software && tokens >= SMALLEST_CHUNK {
+            let room = (LONGEST_STEP / seconds * tokens as f64) as usize / SMALLEST_CHUNK * SMALLEST_CHUNK;
+            self.chunk_now.store(room.clamp(SMALLEST_CHUNK, self.chunk), Ordering::Relaxed);
+        }
+    }
+
+    /// Runs at most [`Model::chunk`] tokens at `position` of a text of `length` tokens in all; after the last of them,
     /// the next token.
     pub async fn prefill_chunk(&self, position: usize, chunk: &[u32], length: usize) -> Result<Option<u32>> {
-        if chunk.len() > PREFILL_CHUNK || position + chunk.len() > length {
+        if chunk.len() > self.chunk || position + chunk.len() > length {
             return Err(Error::invalid("chunk of a prompt")
-                .expected(format!("at most {PREFILL_CHUNK} tokens, inside the text"))
+                .expected(format!("at most {} tokens, inside the text", self.chunk))
                 .found(format!("{} at {position} of {length}", chunk.len())));
         }
         self.prepare(position, chunk, length)?;
+        let start = Instant::now();
         let last = position + chunk.len() == length;
         let head_first = if last { chunk.len() - 1 } else { 0 };
         let step = Step { position, tokens: Tokens::Given(chunk.to_vec()), head_first, head_rows: 1 };
@@ -565,10 +615,13 @@ impl Model {
             // Reading anything back waits for the chunk, so that no submission grows too long.
             let nothing = (&self.step, 0, 1);
             self.device.run_and_read(&self.body, &self.step, &step, nothing).await?;
+            self.learn_chunk(chunk.len(), start.elapsed().as_secs_f64());
             return Ok(None);
         }
         let recording = if chunk.len() == 1 { &self.decode } else { &self.prefill };
-        self.run_for_token(recording, &step).await.map(Some)
+        let chosen = self.run_for_token(recording, &step).await?;
+        self.learn_chunk(chunk.len(), start.elapsed().as_secs_f64());
+        Ok(Some(chosen))
     }
 
     async fn run_for_token(&self, recording: &Recording, step: &Step) -> Result<u32> {
@@ -621,8 +674,8 @@ impl Model {
         mut each: impl FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
         self.prepare(0, tokens, tokens.len())?;
-        for (i, chunk) in tokens.chunks(PREFILL_CHUNK).enumerate() {
-            let position = i * PREFILL_CHUNK;
+        for (i, chunk) in tokens.chunks(self.chunk).enumerate() {
+            let position = i * self.chunk;
             let mut step =
                 Step { position, tokens: Tokens::Given(chunk.to_vec()), head_first: 0, head_rows: 1 };
             self.device.run(&self.body, &self.step, &step)?;

@@ -32,6 +32,7 @@ fn crafted(name: &str, prefill: f64, decode: f64) -> Report {
         parameters: 1000,
         bits_per_weight: 4.5,
         cache: "f16".into(),
+        chunk: 128,
         context: 2048,
         load_s: 1.5,
         first_token_s: 0.25,

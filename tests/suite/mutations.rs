@@ -170,10 +170,23 @@ const MUTATIONS: &[Mutation] = &[
     mutation("kernels/hadamard_mix.wgsl", "id.x >= P.width", "id.x > P.width", "hadamard", "8192"),
     mutation("kernels/hadamard_mix.wgsl", "minus == 1u", "minus == 0u", "hadamard", "8192"),
     mutation("kernels/hadamard_mix.wgsl", "k & 31u", "k & 15u", "hadamard", "11008"),
-    mutation("kernels/matmul.wgsl", "w_tile[(lane.x + 24u)", "w_tile[(lane.x + 23u)", "matmul", "f32"),
-    mutation("kernels/matmul.wgsl", "token + 8u", "token + 9u", "matmul", "f32"),
+    mutation("kernels/matmul.wgsl", "sum_3, lane.x + 24u", "sum_3, lane.x + 23u", "matmul", "f32"),
+    mutation("kernels/matmul.wgsl", "token + 2u, row", "token + 1u, row", "matmul", "f32"),
+    mutation("kernels/matmul.wgsl", "2u * i + half", "2u * i", "matmul", "f32"),
     mutation("lib/product_out.wgsl", "P.first_row + row", "P.first_row + row + 1u", "matmul", "f32"),
-    mutation("kernels/matvec.wgsl", "min(row + 32u, last)", "min(row + 33u, last)", "matvec", "f32"),
+    mutation("kernels/matvec.wgsl", "sums.z += dot32(rows.z", "sums.z += dot32(rows.w", "matvec", "f32"),
+    mutation("lib/rows_plain.wgsl", "row + 96u, sums.w", "row + 95u, sums.w", "matvec", "f32"),
+    mutation("lib/rows_gated.wgsl", "P.up + row + 32u", "P.gate + row + 32u", "gated matvec", "f32"),
+    mutation("lib/rows_gated.wgsl", "P.up + row, up)", "P.gate + row, up)", "gated matvec", "f32"),
+    mutation("lib/product_io_normed.wgsl", "v = own * norm[j]", "v = own", "normed matvec", "f32"),
+    mutation("lib/product_io_normed.wgsl", "+ P.eps", "- P.eps", "normed gated matvec", "f32"),
+    mutation(
+        "lib/product_io_normed.wgsl",
+        "permutation[4u * j + 3u]",
+        "permutation[4u * j]",
+        "normed matvec",
+        "f32",
+    ),
     mutation("lib/product_io.wgsl", "permutation[k + 3u]", "permutation[k + 2u]", "matvec", "f32"),
     mutation(
         "kernels/product_int8.wgsl",
@@ -208,9 +221,48 @@ const MUTATIONS: &[Mutation] = &[
         "int2 row f32 z1",
     ),
     mutation("kernels/rms_norm.wgsl", "+ P.eps", "- P.eps", "rms_norm", ""),
-    mutation("kernels/rope.wgsl", "b * r.x + a * r.y", "b * r.x - a * r.y", "rope", "f32 cache"),
     mutation(
         "kernels/rope.wgsl",
+        "values[(kv_head * P.context + position)",
+        "values[(kv_head * P.context)",
+        "rope",
+        "f32 cache",
+    ),
+    mutation("lib/head.wgsl", "b * r.x + a * r.y", "b * r.x - a * r.y", "rope", "f32 cache"),
+    mutation("lib/head.wgsl", "head[4u * i + 3u]", "head[4u * i + 2u]", "decode attention", "f32 cache"),
+    mutation("lib/head_plain.wgsl", "return sinks[index]", "return sinks[0]", "attention", "f32 cache"),
+    mutation(
+        "lib/heads.wgsl",
+        "scale: f32,\n    softcap: f32,",
+        "softcap: f32,\n    scale: f32,",
+        "attention",
+        "f32 cache",
+    ),
+    mutation("lib/shares.wgsl", "end - P.window", "end - P.window + 1u", "decode attention", "f32 cache"),
+    mutation(
+        "kernels/decode_attention.wgsl",
+        "min(first + all.share, all.end)",
+        "min(first + all.share, all.end - 1u)",
+        "decode attention",
+        "f32 cache",
+    ),
+    mutation("kernels/decode_attention.wgsl", "V, position", "K, position", "decode attention", "f32 cache"),
+    mutation(
+        "kernels/decode_attention.wgsl",
+        "sum[g] *= shrink",
+        "sum[g] *= 1.0",
+        "decode attention",
+        "f32 cache",
+    ),
+    mutation(
+        "kernels/attention_shares.wgsl",
+        "total += scale * ",
+        "total += ",
+        "decode attention",
+        "f32 cache",
+    ),
+    mutation(
+        "lib/head_normed.wgsl",
         "select(k_norm[i], q_norm[i]",
         "select(q_norm[i], k_norm[i]",
         "rope with norms",
@@ -223,9 +275,10 @@ const MUTATIONS: &[Mutation] = &[
     mutation("kernels/combine.wgsl", "weights[row]", "weights[id.y]", "combine", ""),
     mutation("kernels/expert_product.wgsl", "group.y / SHARERS", "group.y", "expert_product", "f32"),
     mutation("kernels/expert_product.wgsl", "- FIRST_EXPERT)", ")", "expert_product", "f32"),
-    mutation("kernels/glu.wgsl", "-80.0, 80.0", "-0.5, 80.0", "glu", "silu"),
-    mutation("kernels/glu.wgsl", "P.limit) + 1.0", "P.limit)", "glu", "clamped"),
-    mutation("kernels/glu.wgsl", "max(v, 0.0) * max(v, 0.0)", "v * v", "glu", "relu2"),
+    mutation("kernels/glu.wgsl", "P.up_offset + i", "P.gate_offset + i", "glu", "silu"),
+    mutation("lib/activation.wgsl", "-80.0, 80.0", "-0.5, 80.0", "glu", "silu"),
+    mutation("lib/activation.wgsl", "limit) + 1.0", "limit)", "glu", "clamped"),
+    mutation("lib/activation.wgsl", "max(v, 0.0) * max(v, 0.0)", "v * v", "glu", "relu2"),
     mutation("kernels/layer_norm.wgsl", "- mean) * scale", ") * scale", "layer_norm", ""),
     mutation("kernels/route.wgsl", "-f32(best_at)", "f32(best_at)", "route", ""),
     mutation("kernels/route.wgsl", "P.normalized == 0u", "P.normalized == 1u", "route", ""),
@@ -262,6 +315,7 @@ const MUTATIONS: &[Mutation] = &[
     mutation("lib/x_subgroup.wgsl", "Broadcast(v, 3u)", "Broadcast(v, 2u)", "matvec", "int4 g64 zeros"),
     mutation("lib/x_subgroup.wgsl", "8u * unit", "7u * unit", "matmul", "f32"),
     mutation("lib/x_lane.wgsl", "x4(token, j + 5u)", "x4(token, j + 4u)", "matvec", "int4 g64 zeros"),
+    mutation("lib/reduce_alone.wgsl", "subgroupMax(value)", "value", "decode attention", "f32 cache"),
     mutation("lib/step.wgsl", "POSITION: u32 = 0u", "POSITION: u32 = 1u", "attention", "f32 cache"),
 ];
 
@@ -277,7 +331,8 @@ impl Mutation {
         // Parts that a software adapter with subgroups does not choose.
         let alone = ["lib/reduce_workgroup.wgsl", "lib/x_lane.wgsl"].contains(file);
         let without = if alone { vec!["subgroups".into()] } else { Vec::new() };
-        let as_gpu = *file == "kernels/matmul.wgsl";
+        let real = ["matmul", "product_io_normed", "shares", "reduce_alone"];
+        let as_gpu = real.iter().any(|part| file.ends_with(&format!("{part}.wgsl")));
         let options = Options { shader_overrides, without, as_gpu, ..Options::default() };
         let context = Context::open(&options).await.map_err(|e| e.to_string())?;
         let wanted = |name: &str, found: &str| name == *kernel && found == *codec;
