@@ -9,12 +9,14 @@ use crate::ops::{
 };
 use crate::quant::activations::{ActivationScale, Activations};
 use crate::quant::hadamard::{Plan, sizes};
-use crate::quant::{CODECS, Codec, Kind, Shape, WHOLE_ROW};
+use crate::quant::{CODECS, Codec, Family, Kind, Shape, WHOLE_ROW};
 use crate::reference::NO_TOKEN;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Largest error, relative to the norm of the twin's result, that passes with f32 storage.
@@ -840,6 +842,18 @@ impl Run<'_> {
 /// outcome; only a lost device ends the run.
 pub async fn verify(context: &Context, seed: u64, progress: impl FnMut(&Outcome)) -> Result<Vec<Outcome>> {
     verify_only(context, seed, |_, _| true, progress).await
+}
+
+/// Says yes, for each kernel, to one codec of each family: its members share their WGSL. For [`verify_only`].
+pub fn one_of_each_family() -> impl Fn(&str, &str) -> bool {
+    let samples = |family: &&'static Family| (family.samples)().into_iter().map(|codec| codec.name());
+    let families: HashMap<String, &str> =
+        CODECS.iter().flat_map(|family| samples(family).map(|codec| (codec, family.name))).collect();
+    let seen = RefCell::new(HashSet::new());
+    move |kernel, codec| match families.get(codec) {
+        Some(family) => seen.borrow_mut().insert((kernel.to_owned(), *family)),
+        None => true, // what has no codec
+    }
 }
 
 /// As [`verify`], only of what `wanted` says yes to: it is given [`Outcome::name`] and [`Outcome::codec`].

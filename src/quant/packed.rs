@@ -200,10 +200,11 @@ impl Packed {
     pub fn items(&self, section: usize, row: usize, out: &mut [u32]) {
         let placed = &self.sections[section];
         let section = &placed.section;
+        let places: Vec<usize> = (0..section.cell).map(|i| place(section.bits, section.cell, i)).collect();
         for (cell, out) in out.chunks_mut(section.cell).enumerate() {
             let first = placed.offset * 32 + placed.bit(self.shape, row / placed.rows, cell * section.cell);
-            for (i, item) in out.iter_mut().enumerate() {
-                *item = self.bits(section, first + place(section.bits, section.cell, i));
+            for (item, place) in out.iter_mut().zip(&places) {
+                *item = self.bits(section, first + place);
             }
         }
     }

@@ -15,7 +15,7 @@ use crate::model::{LoadOptions, Model as CoreModel, Precision, Progress, Stage};
 use crate::perplexity::{documents, perplexity};
 use crate::sampler::SamplerOptions;
 use crate::session::{Event, FinishReason, GenerateOptions, Session};
-use crate::verify::{Outcome, verify};
+use crate::verify::{Outcome, one_of_each_family, verify, verify_only};
 use crate::{bench, chat};
 use js_sys::{Function, Promise};
 use serde::Deserialize;
@@ -144,7 +144,7 @@ impl DeviceOptions {
     }
 }
 
-async fn verify_device(device: &Device, on_outcome: &Function) -> Thrown<String> {
+async fn verify_device(device: &Device, on_outcome: &Function, quick: bool) -> Thrown<String> {
     let Device::Gpu(context) = device else {
         let what = "there is no GPU to verify: the CPU twin is what kernels are compared with";
         return Err(thrown("AdapterMissing", what));
@@ -154,7 +154,10 @@ async fn verify_device(device: &Device, on_outcome: &Function) -> Thrown<String>
         let answer = on_outcome.call1(&JsValue::NULL, &json!(outcome).to_string().into());
         stop.set(stop.get() || answer.is_ok_and(|a| a == JsValue::FALSE));
     };
-    let outcomes = until(&stop, verify(context, 0, tell)).await?;
+    let outcomes = match quick {
+        true => until(&stop, verify_only(context, 0, one_of_each_family(), tell)).await?,
+        false => until(&stop, verify(context, 0, tell)).await?,
+    };
     Ok(json!(outcomes).to_string())
 }
 
@@ -177,9 +180,9 @@ impl PageDevice {
         bench::adapter(&self.device).to_string()
     }
 
-    /// Every kernel against its CPU twin.
-    pub async fn verify(&self, on_outcome: Function) -> Thrown<String> {
-        verify_device(&self.device, &on_outcome).await
+    /// Every kernel against its CPU twin; `quick`: on one codec of each family.
+    pub async fn verify(&self, on_outcome: Function, quick: bool) -> Thrown<String> {
+        verify_device(&self.device, &on_outcome, quick).await
     }
 }
 
@@ -494,11 +497,11 @@ impl PageModel {
         Ok(json!(report).to_string())
     }
 
-    /// Every kernel against its CPU twin, on the model's GPU.
-    pub async fn verify(&self, on_outcome: Function) -> Thrown<String> {
+    /// Every kernel against its CPU twin, on the model's GPU; `quick`: on one codec of each family.
+    pub async fn verify(&self, on_outcome: Function, quick: bool) -> Thrown<String> {
         let session = &mut *self.session()?;
         self.recover(session, &Cell::new(false), |_| {}).await?;
-        verify_device(session.model.device(), &on_outcome).await
+        verify_device(session.model.device(), &on_outcome, quick).await
     }
 
     /// Bytes in use.

@@ -100,6 +100,7 @@ async fn check_prompt(
     prompt: &Prompt,
     Tolerance(precision, tolerance): Tolerance,
     name: &str,
+    writes: bool,
 ) {
     let mut argmaxes = Vec::new();
     let mut last = Vec::new();
@@ -131,6 +132,9 @@ async fn check_prompt(
         let error = (logits[id] as f64 / wanted - 1.0).abs();
         assert!(error <= tolerance, "{name}: logit of token {id} is {}, golden {wanted}", logits[id]);
     }
+    if !writes {
+        return;
+    }
     for (i, &wanted) in prompt.greedy.iter().enumerate() {
         if gap(&logits) < NEAR_TIE {
             return;
@@ -158,7 +162,7 @@ fn check(device: &Device, device_name: &str, case: &Case, within: Tolerance) {
     check_texts(device, device_name, case, within, true);
 }
 
-/// `whole_texts`: the perplexity of the sample, too.
+/// All prompts are read; the first is written on, with `whole_texts` the others and the perplexity of the sample, too.
 fn check_texts(device: &Device, device_name: &str, case: &Case, within: Tolerance, whole_texts: bool) {
     let golden = golden(&case.golden);
     let Tolerance(precision, _) = within;
@@ -175,8 +179,8 @@ fn check_texts(device: &Device, device_name: &str, case: &Case, within: Toleranc
                 || case.adapter.is_some(),
             "{name}: {memory:?}"
         );
-        for prompt in &golden.prompts {
-            check_prompt(&model, prompt, within, &name).await;
+        for (i, prompt) in golden.prompts.iter().enumerate() {
+            check_prompt(&model, prompt, within, &name, whole_texts || i == 0).await;
         }
         let wanted = golden.perplexity.filter(|_| whole_texts && precision == Precision::F32);
         if let Some(wanted) = wanted
@@ -246,7 +250,7 @@ fn variants() -> Vec<Case> {
     all
 }
 
-/// Prompts on every adapter, whole texts on the first: they take the same kernels.
+/// Prompts on every adapter, whole texts on the first: they take the same kernels, some thousand steps more.
 fn check_all(cases: &[Case], tolerances: &[Tolerance]) {
     for (i, context) in contexts(&Options::default()).into_iter().enumerate() {
         let name = context.report().name.clone();
@@ -270,7 +274,9 @@ fn model_variants_on_every_adapter() {
 #[test]
 fn fixtures_on_the_cpu_twin() {
     let Some(shared) = shared("golden fixtures") else { return };
-    fixtures(&shared).iter().for_each(|case| check(&Device::Cpu, "the CPU twin", case, TWIN));
+    // Without whole texts: once a row is decoded (`readers` hashes them all) the twin computes as for any other format.
+    let check = |case: &Case| check_texts(&Device::Cpu, "the CPU twin", case, TWIN, false);
+    fixtures(&shared).iter().for_each(check);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 // Verify and benchmark.
 
-import { app, busy, onChange, run, stop } from './app.js';
+import { app, busy, onChange, params, run, stop } from './app.js';
 import { $, announce, copy, el, percent, save, speed } from './dom.js';
 import { clearErrors } from './errors.js';
 import { chart, summary } from './chart.js';
@@ -45,6 +45,7 @@ async function verify() {
   };
   const result = await run('verifying', (signal) =>
     app.model.verify({
+      quick: params.get('verify') === 'quick',
       signal,
       onProgress: showProgress,
       onOutcome: (outcome) => {

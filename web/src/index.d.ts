@@ -333,8 +333,8 @@ export interface Model {
   tokenize(text: string, options?: { special?: boolean }): Promise<Uint32Array>;
   detokenize(tokens: ArrayLike<number>): Promise<string>;
   perplexity(text: string, options?: Running): Promise<Perplexity>;
-  /** Every kernel against its CPU twin on this GPU. */
-  verify(options?: Running & { onOutcome?: (outcome: Outcome) => void }): Promise<Verification>;
+  /** Every kernel against its CPU twin on this GPU. `quick`: on one codec of each family only. */
+  verify(options?: Running & { quick?: boolean; onOutcome?: (outcome: Outcome) => void }): Promise<Verification>;
   bench(options?: Running & BenchOptions): Promise<Benchmark>;
   memory(): Promise<MemoryInfo>;
   /** Forgets the conversation that the KV cache holds. */

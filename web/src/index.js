@@ -133,8 +133,8 @@ class Model {
     return this.#call('perplexity', { text }, { signal, onEvent: ({ progress }) => onProgress?.(progress) });
   }
 
-  verify({ signal, onProgress, onOutcome } = {}) {
-    return this.#call('verify', {}, {
+  verify({ quick = false, signal, onProgress, onOutcome } = {}) {
+    return this.#call('verify', { quick }, {
       signal,
       onEvent: ({ progress, outcome }) => (progress ? onProgress?.(progress) : onOutcome?.(outcome)),
     });

@@ -54,7 +54,7 @@ function memoryOf({ model, engine }) {
   return { ...JSON.parse(model.memory()), wasm: engine.memory.buffer.byteLength };
 }
 
-async function verify(target, adapter, signal, emit) {
+async function verify(target, quick, adapter, signal, emit) {
   const tell = meter((progress) => emit({ progress }));
   const begin = performance.now();
   let done = 0;
@@ -62,7 +62,7 @@ async function verify(target, adapter, signal, emit) {
     emit({ outcome: JSON.parse(json) });
     tell({ stage: 'verify', done: ++done });
     return goOn(signal);
-  }));
+  }, quick));
   return { adapter, pass: outcomes.every(({ pass }) => pass), outcomes, seconds: (performance.now() - begin) / 1000 };
 }
 
@@ -130,9 +130,9 @@ const methods = {
     }));
   },
 
-  verify({ handle }, { signal, emit }) {
+  verify({ handle, quick }, { signal, emit }) {
     const { model, missing } = at(handle);
-    return verify(model, report(model.adapter(), missing), signal, emit);
+    return verify(model, quick, report(model.adapter(), missing), signal, emit);
   },
 
   memory: ({ handle }) => memoryOf(at(handle)),

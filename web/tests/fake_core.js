@@ -93,8 +93,8 @@ export class Model {
     const { browser, ...asked } = JSON.parse(options);
     return JSON.stringify({ schema_version: 2, halfbyte: version(), browser, adapters: [], asked });
   }
-  async verify(onOutcome) {
-    const outcomes = [1, 2, 3].map((n) => ({ name: `k${n}`, codec: 'Q4_0', max_error: 0, tolerance: 1, pass: true }));
+  async verify(onOutcome, quick) {
+    const outcomes = (quick ? [1] : [1, 2, 3]).map((n) => ({ name: `k${n}`, codec: 'Q4_0', max_error: 0, tolerance: 1, pass: true }));
     for (const outcome of outcomes) {
       await sleep(1);
       if (!(await onOutcome(JSON.stringify(outcome)))) throw fail('Aborted', 'stopped');

@@ -446,6 +446,7 @@ for (const name of chosen) {
           const tokens = await model.tokenize('hé');
           const events = [];
           const verification = await model.verify({ onOutcome: (outcome) => events.push(outcome.name) });
+          const { outcomes } = await model.verify({ quick: true });
           const prompts = [];
           await model.generate([{ role: 'user', content: 'hi' }], { maxTokens: 1, onProgress: (progress) => prompts.push(progress) }).summary;
           const thrown = model.generate('throw');
@@ -454,7 +455,7 @@ for (const name of chosen) {
             tokens: [...tokens], special: (await model.tokenize('a', { special: false })).length,
             text: await model.detokenize([104, 105]),
             perplexity: await model.perplexity('abc'), bench: await model.bench({ prompt: 3 }), memory: await model.memory(),
-            verification, events, prompts, reset: await model.reset(),
+            verification, quick: outcomes.length, events, prompts, reset: await model.reset(),
             thrown: await loop.catch((error) => [error.kind, error.message, error instanceof window.halfbyte.HalfbyteError]),
             invalid: await model.generate({}).text().catch((error) => error.message),
           };
@@ -468,6 +469,7 @@ for (const name of chosen) {
         assert.equal(found.memory.wasm, 65536);
         assert.equal(found.verification.pass, true);
         assert.deepEqual(found.events, ['k1', 'k2', 'k3']);
+        assert.equal(found.quick, 1);
         assert.equal(found.prompts[0].stage, 'prompt');
         assert.deepEqual(found.thrown, ['ContextFull', 'the prompt has 9 tokens but the context holds 8: shorten it', true]);
         assert.match(found.invalid, /a prompt is a text, messages/);
