@@ -43,6 +43,7 @@ mod ints;
 pub mod lora;
 pub mod mlc;
 pub mod plain;
+pub mod quantize;
 pub mod quip;
 mod reader;
 pub mod safetensors;

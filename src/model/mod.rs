@@ -12,6 +12,7 @@ pub use architecture::{ARCHITECTURES, Architecture, NormKind, Windows, architect
 pub use config::{Alternating, Constants, Experts, ModelConfig, Rope, RopeScaling};
 
 use crate::checkpoint::lora::Adapter;
+use crate::checkpoint::quantize::Quantization;
 use crate::checkpoint::{StoredMatrix, Weights};
 use crate::device::{Device, Pending, Recording, Tensor};
 use crate::error::{Error, Result};
@@ -57,6 +58,8 @@ pub struct LoadOptions {
     pub adapters: Vec<Adapter>,
     /// Whether activations are quantized where the format means them to be.
     pub activations: ActivationMode,
+    /// What the linear layers of an unquantized model become; embedding, head and router stay as they are.
+    pub quantize: Option<Quantization>,
 }
 
 /// What products take as their x.
@@ -140,6 +143,7 @@ struct Loader<'a, W> {
     checkpoint: &'a W,
     adapters: &'a [Adapter],
     activations: ActivationMode,
+    quantize: Option<Quantization>,
     staged: usize,
     disk: u64,
     total: u64,
@@ -163,9 +167,18 @@ impl<W: Weights> Loader<'_, W> {
         Ok(linear)
     }
 
-    async fn linear(&mut self, parent: &str, names: &[&str]) -> Result<Linear> {
+    /// Modules that stay as they are stored.
+    async fn modules(&mut self, parent: &str, names: &[&str]) -> Result<Linear> {
         let stored = self.checkpoint.matrices(parent, names).await?;
         self.stored(stored, parent).await
+    }
+
+    /// Modules that are quantized if that is asked for.
+    async fn linear(&mut self, parent: &str, names: &[&str]) -> Result<Linear> {
+        let Some(to) = self.quantize else { return self.modules(parent, names).await };
+        let stored = self.checkpoint.matrices(parent, names).await?.into_iter();
+        let stored = stored.map(|matrix| to.of(matrix)).collect::<Result<_>>();
+        self.stored(stored.map_err(|e| e.file(self.checkpoint.name()))?, parent).await
     }
 
     async fn optional_vector(&mut self, name: &str, len: usize, gain: f32) -> Result<Option<Tensor>> {
@@ -236,7 +249,7 @@ impl<W: Weights> Loader<'_, W> {
                     }
                 }
                 Some(experts) => FeedForward::Experts {
-                    router: self.linear(&mlp, &["gate"]).await?,
+                    router: self.modules(&mlp, &["gate"]).await?,
                     gate: self.experts(&mlp, experts.count, "gate_proj").await?,
                     up: self.experts(&mlp, experts.count, "up_proj").await?,
                     down: self.experts(&mlp, experts.count, "down_proj").await?,
@@ -307,6 +320,7 @@ impl Model {
             checkpoint,
             adapters: &options.adapters,
             activations: options.activations,
+            quantize: options.quantize,
             staged: 0,
             disk: 0,
             total: checkpoint.disk_bytes(),
@@ -324,7 +338,7 @@ impl Model {
         let norm = loader.norm("model.norm", arch.norm, config.hidden, gain).await?;
         let norm = norm.ok_or_else(|| loader.missing("model.norm"))?;
         let positions = match arch.learned_positions {
-            Some(_) => Some(loader.linear("model", &["embed_positions"]).await?),
+            Some(_) => Some(loader.modules("model", &["embed_positions"]).await?),
             None => None,
         };
         let own_head = match checkpoint.matrix("lm_head").await? {

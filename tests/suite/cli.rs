@@ -230,6 +230,24 @@ fn activations_are_quantized_where_that_is_asked_for() {
 }
 
 #[test]
+fn a_model_is_quantized_while_it_is_loaded() {
+    let folder = fixture("llama-f16");
+    let logits = |more: &[&str]| {
+        let report = json(&[&["logits", &folder, "--tokens", "1,80"], more].concat());
+        report["logits"].as_array().expect("logits").iter().filter_map(Value::as_f64).collect::<Vec<f64>>()
+    };
+    let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let plain = logits(&[]);
+    let error = |name: &str| {
+        let found = logits(&["--quantize", name]);
+        norm(&found.iter().zip(&plain).map(|(a, b)| a - b).collect::<Vec<f64>>()) / norm(&plain)
+    };
+    let [int8, int4, nf4] = ["int8", "int4", "nf4"].map(error);
+    assert!(0.0 < int8 && int8 < 0.05 && int8 < int4.min(nf4) && int4.max(nf4) < 0.3, "{int8} {int4} {nf4}");
+    fails(&["logits", &folder, "--tokens", "1", "--quantize", "nf5"], 2, &["nf4, int8 or int4", "nf5"]);
+}
+
+#[test]
 fn perplexity_of_documents_and_windows() {
     let story = "Once upon a time there was a king. He had a dog. The dog ran away and the king was sad.";
     let text = format!("{story}\n<|endoftext|>\n  {story}<|endoftext|>\n");
@@ -341,6 +359,7 @@ fn failures_say_what_is_wrong() {
     cpu(&["tokenize", "no/such/model", "text"], &["no/such/model"]);
     cpu(&["perplexity", "embedded", "no/such/text"], &["no/such/text"]);
     cpu(&["run", "embedded", "One day", "--lora", "no/such/lora"], &["no/such/lora"]);
+    cpu(&["run", "embedded", "--quantize", "nf4"], &["quantized already", "tale.gguf", "without --quantize"]);
     cpu(&["run", "embedded", "Hi", "--system", "Be brief."], &["no chat template"]);
     cpu(&["run", "embedded", &"again and ".repeat(50), "--context", "32"], &["prompt", "32", "--context"]);
     cpu(&["logits", "embedded", "--tokens", "1,99999999"], &["99999999", "vocabulary"]);
@@ -373,8 +392,16 @@ fn every_command_has_an_example() {
         let output = run(&[command, "--help"]);
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.contains("Example"), "{text}");
-        let flags =
-            ["--json", "--adapter", "--precision", "--activations", "--context", "--without", "--limits"];
+        let flags = [
+            "--json",
+            "--adapter",
+            "--precision",
+            "--activations",
+            "--quantize",
+            "--context",
+            "--without",
+            "--limits",
+        ];
         for flag in flags {
             assert!(text.contains(flag), "{command} has no {flag}");
         }

@@ -5,6 +5,7 @@ use crate::fixtures::READ;
 use crate::shared::shared;
 use halfbyte::checkpoint::Checkpoint;
 use halfbyte::checkpoint::lora::Adapter;
+use halfbyte::checkpoint::quantize::Quantization;
 use halfbyte::gpu::Options;
 use halfbyte::linear::Linear;
 use halfbyte::model::{ActivationMode, LoadOptions, Precision};
@@ -381,6 +382,51 @@ async fn layer(
     let step = Step { position: 0, tokens: Tokens::Given(vec![0; tokens]), head_first: 0, head_rows: 1 };
     device.run(&recording, &words, &step).expect("runs");
     device.read(&out, tokens).await.expect("results")
+}
+
+/// Quantized as it is loaded, a model is what bitsandbytes has made of it; int4 has no such judge but the text.
+#[test]
+fn quantized_while_loading() {
+    let Some(shared) = shared("quantizing while loading") else { return };
+    let tiny = shared.join("fixtures/tinystories-656k");
+    let load = async |device: &Device, folder: &Path, quantize, activations| {
+        let checkpoint = Checkpoint::open(folder).await.expect("a checkpoint");
+        let precision = Precision::F32;
+        let options =
+            LoadOptions { precision, context: Some(512), quantize, activations, ..LoadOptions::default() };
+        Model::load(device, &checkpoint, &options, |_| {}).await.expect("a model")
+    };
+    let logits = async |model: &Model| {
+        model.prefill(0, &[1, 80, 14, 20, 28, 57]).await.expect("prefill");
+        model.logits().await.expect("logits")
+    };
+    let first = Device::Gpu(contexts(&Options::default()).remove(0));
+    let pairs = [
+        (Quantization::Nf4, "bnb-nf4", ActivationMode::F32),
+        (Quantization::Int8, "bnb-int8", ActivationMode::F32),
+        (Quantization::Int8, "bnb-int8", ActivationMode::Native),
+    ];
+    pollster::block_on(async {
+        for (to, name, activations) in pairs {
+            for device in [&Device::Cpu, &first] {
+                let ours = load(device, &tiny.join("f16"), Some(to), activations).await;
+                let theirs = load(device, &tiny.join(name), None, activations).await;
+                assert_eq!(ours.memory.weights_bytes_gpu, theirs.memory.weights_bytes_gpu);
+                assert_eq!(logits(&ours).await, logits(&theirs).await, "{name} {activations:?}");
+            }
+        }
+        let int4 =
+            load(&Device::Cpu, &tiny.join("bf16"), Some(Quantization::Int4), ActivationMode::F32).await;
+        let documents = sample_documents(&int4).expect("the sample text");
+        let found = perplexity(&int4, &documents, |_| {}).await.expect("the documents run").perplexity;
+        assert!((found / 20.409 - 1.0).abs() < 0.04, "int4: perplexity {found}");
+        // Experts are linear layers, routers are not.
+        let mixtral = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/mixtral");
+        let plain = logits(&load(&first, &mixtral, None, ActivationMode::F32).await).await;
+        let int8 = load(&first, &mixtral, Some(Quantization::Int8), ActivationMode::F32).await;
+        let error = relative_error(&logits(&int8).await, &plain);
+        assert!(1e-4 < error && error < 0.05, "experts: {error:e}");
+    });
 }
 
 /// The golden adapters are for an NF4 base; on other codecs and transforms the twin is the judge.
