@@ -197,6 +197,40 @@ fn chat_takes_turns() {
 }
 
 #[test]
+fn adapters_are_added_and_switched() {
+    let Some(shared) = crate::shared::shared("adapters") else { return };
+    let path = |name: &str| shared.join("fixtures/tinystories-656k").join(name).display().to_string();
+    let (base, name) = (path("bnb-nf4-dq"), "lora-on-bnb-nf4-dq");
+    let (lora, half) = (path(name), format!("{}=0.5", path(name)));
+    let logits =
+        |more: &[&str]| json(&[&["logits", &base, "--tokens", "1,80"], more].concat())["logits"].to_string();
+    let [none, whole] = [logits(&[]), logits(&["--lora", &lora])];
+    assert_eq!(logits(&["--lora", &format!("{lora}=0")]), none);
+    assert_ne!(whole, none);
+    let twice = logits(&["--lora", &half, "--lora", &half]); // the second has its path for a name
+    assert!(twice != none && twice != logits(&["--lora", &half]));
+
+    let much = format!("{lora}=-10");
+    let chat =
+        ["chat", &base, "--lora", &much, "--temperature", "0", "--max-tokens", "8", "--adapter", "cpu"];
+    let with = |lines: &str| {
+        let output = with_input(&mut halfbyte(&chat), lines);
+        assert!(output.status.success());
+        (String::from_utf8(output.stdout).expect("UTF-8"), String::from_utf8(output.stderr).expect("UTF-8"))
+    };
+    let say = "Once upon a time";
+    let (texts, notes) = with(&format!(
+        "{say}\n/reset\n/lora {name}=0\n{say}\n/reset\n/lora {name} = -10\n{say}\n/lora nobody=1\n/lora x\n"
+    ));
+    let texts: Vec<&str> = texts.lines().collect();
+    assert!(texts.len() == 3 && texts[0] == texts[2] && texts[0] != texts[1], "{texts:?}");
+    for note in [format!("({name}=0)"), format!("({name}=-10)"), "found nobody".into(), "NAME=WEIGHT".into()]
+    {
+        assert!(notes.contains(&note), "{notes}");
+    }
+}
+
+#[test]
 fn logits_are_those_of_the_golden_file() {
     let folder = fixture("llama");
     let golden = std::fs::read_to_string(Path::new(&folder).join("golden.json")).expect("golden.json");

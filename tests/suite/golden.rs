@@ -2,15 +2,17 @@
 
 use crate::adapters::contexts;
 use crate::fixtures::READ;
+use crate::memory::plain;
 use crate::shared::shared;
-use halfbyte::checkpoint::Checkpoint;
 use halfbyte::checkpoint::lora::Adapter;
 use halfbyte::checkpoint::quantize::Quantization;
+use halfbyte::checkpoint::{Checkpoint, StoredMatrix, Weights};
 use halfbyte::gpu::Options;
 use halfbyte::linear::Linear;
-use halfbyte::model::{ActivationMode, LoadOptions, Precision};
+use halfbyte::model::{ActivationMode, LoadOptions, ModelConfig, Precision};
 use halfbyte::ops::{Rows, STEP_HEADER, Step, Tokens};
 use halfbyte::perplexity::{documents, perplexity};
+use halfbyte::quant::Kind;
 use halfbyte::reference::argmax;
 use halfbyte::tokenizer::Tokenizer;
 use halfbyte::verify::relative_error;
@@ -466,6 +468,142 @@ fn adapters_work_on_every_codec() {
     }
 }
 
+/// A model whose layers have the adapters in their weights.
+struct Merged<'a> {
+    base: &'a Checkpoint,
+    adapters: &'a [Adapter],
+}
+
+impl Weights for Merged<'_> {
+    fn name(&self) -> &str {
+        self.base.name()
+    }
+
+    fn config(&self) -> &ModelConfig {
+        self.base.config()
+    }
+
+    fn format_name(&self) -> &str {
+        "f32"
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.base.disk_bytes()
+    }
+
+    fn check(&self) -> halfbyte::Result<()> {
+        self.base.check()
+    }
+
+    /// `W + Σ weight · scale · B·A`, in f64, rounded once.
+    async fn matrices(&self, parent: &str, names: &[&str]) -> halfbyte::Result<Vec<StoredMatrix>> {
+        let mut all = Vec::new();
+        for stored in self.base.matrices(parent, names).await? {
+            let mut items = Vec::new();
+            halfbyte::checkpoint::decode::rows(&stored, |n, row| {
+                let mut row: Vec<f64> = row.iter().map(|&w| w.into()).collect();
+                let terms = self.adapters.iter().filter_map(|a| Some((a, a.modules.get(&stored.name)?)));
+                for (adapter, term) in terms {
+                    for r in 0..term.rank {
+                        let by = f64::from(adapter.weight) * f64::from(term.scale);
+                        let by = by * f64::from(term.b[n * term.rank + r]);
+                        let a = &term.a[r * term.cols..][..term.cols];
+                        row.iter_mut().zip(a).for_each(|(w, &a)| *w += by * f64::from(a));
+                    }
+                }
+                items.extend(row.iter().map(|&w| (w as f32).to_bits()));
+                Ok(())
+            })
+            .await?;
+            let matrix = plain(&stored.name, Kind::F32, stored.cols, items);
+            all.push(StoredMatrix { slices: stored.slices, ..matrix });
+        }
+        Ok(all)
+    }
+
+    async fn matrix(&self, name: &str) -> halfbyte::Result<Option<StoredMatrix>> {
+        self.base.matrix(name).await
+    }
+
+    async fn vector(&self, name: &str, len: usize) -> halfbyte::Result<Option<Vec<f32>>> {
+        self.base.vector(name, len).await
+    }
+}
+
+const ADAPTERS: [&str; 2] = ["lora-on-bnb-nf4-dq", "lora-rslora-qv-on-bnb-nf4-dq"];
+
+async fn adapters(tiny: &Path, weights: [f32; 2]) -> Vec<Adapter> {
+    let mut all = Vec::new();
+    for (name, weight) in ADAPTERS.into_iter().zip(weights) {
+        let adapter = Adapter::open(tiny.join(name)).await.expect("an adapter");
+        assert_eq!((adapter.name.as_str(), adapter.weight), (name, 1.0));
+        all.push(Adapter { weight, ..adapter });
+    }
+    all
+}
+
+/// Weights of adapters are changed on a loaded model: the golden logits of each adapter and of the base alone, in any
+/// order, and what dense weights give where both count.
+#[test]
+fn adapters_are_switched_and_added() {
+    let Some(shared) = shared("several adapters") else { return };
+    let tiny = shared.join("fixtures/tinystories-656k");
+    let first = Device::Gpu(contexts(&Options::default()).remove(0));
+    let base = tiny.join("bnb-nf4-dq");
+    pollster::block_on(async {
+        let checkpoint = Checkpoint::open(&base).await.expect("the base");
+        for (device, within) in [(&Device::Cpu, 1e-5), (&first, 1e-4)] {
+            let alone = load(device, &base, Vec::new(), Precision::F32).await.dispatches();
+            let mut model = load(device, &base, adapters(&tiny, [0.0, 1.0]).await, Precision::F32).await;
+            let switches = [None, Some([1.0, 0.0]), Some([0.0, 0.0]), Some([0.0, 1.0]), Some([1.0, 0.0])];
+            for weights in switches {
+                if let Some([a, b]) = weights {
+                    let weights = [(ADAPTERS[0], a), (ADAPTERS[1], b)];
+                    model.set_adapter_weights(&weights).await.expect("weights");
+                }
+                let (folder, dispatches) = match weights {
+                    None | Some([0.0, 1.0]) => (tiny.join(ADAPTERS[1]), None),
+                    Some([0.0, 0.0]) => (base.clone(), Some(alone)),
+                    _ => (tiny.join(ADAPTERS[0]), None),
+                };
+                assert!(dispatches.is_none_or(|wanted| model.dispatches() == wanted), "{weights:?}");
+                let prompt = &golden(&folder).prompts[0];
+                model.prefill(0, &prompt.tokens).await.expect("prefill");
+                let error = relative_error(&model.logits().await.expect("logits"), &prompt.logits);
+                assert!(error <= within, "{weights:?}: off by {error:e}");
+            }
+            let both = adapters(&tiny, [0.5, -1.5]).await;
+            let options =
+                LoadOptions { precision: Precision::F32, context: Some(16), ..LoadOptions::default() };
+            let merged = Merged { base: &checkpoint, adapters: &both };
+            let dense = Model::load(device, &merged, &options, |_| {}).await.expect("a model");
+            let mut loaded = load(device, &base, both.clone(), Precision::F32).await;
+            model.set_adapter_weights(&[(ADAPTERS[0], 0.5), (ADAPTERS[1], -1.5)]).await.expect("weights");
+            loaded.set_adapter_weights(&[(ADAPTERS[1], -1.5)]).await.expect("weights");
+            let prompt = [1u32, 80, 147, 201, 282, 57];
+            let mut all = Vec::new();
+            for model in [&dense, &model, &loaded] {
+                model.prefill(0, &prompt[..5]).await.expect("prefill");
+                all.push(model.decode_logits(5, prompt[5]).await.expect("logits"));
+            }
+            let error = relative_error(&all[1], &all[0]);
+            assert!(error <= 1e-5, "the sum is off by {error:e}");
+            assert_eq!(all[1], all[2], "loaded with weights or given them later");
+            assert!(relative_error(&all[0], &golden(&base).prompts[0].logits) > 1e-2);
+            for (name, weight, word) in [("nobody", 1.0, ADAPTERS[0]), (ADAPTERS[0], f32::NAN, "NaN")] {
+                let error = model.set_adapter_weights(&[(name, weight)]).await.expect_err("an error");
+                assert!(error.to_string().contains(word), "{error}");
+            }
+        }
+        let twice = LoadOptions {
+            adapters: [adapters(&tiny, [1.0; 2]).await, adapters(&tiny, [1.0; 2]).await].concat(),
+            ..LoadOptions::default()
+        };
+        let error = Model::load(&Device::Cpu, &checkpoint, &twice, |_| {}).await.err().expect("an error");
+        assert!(error.to_string().contains("two adapters are called"), "{error}");
+    });
+}
+
 #[test]
 fn no_part_of_an_adapter_is_ignored() {
     use halfbyte::checkpoint::lora::LowRank;
@@ -481,7 +619,8 @@ fn no_part_of_an_adapter_is_ignored() {
             b: vec![0.5; rows],
             scale: 2.0,
         };
-        let adapters = vec![Adapter { modules: [(module.to_owned(), term)].into() }];
+        let (name, modules) = (module.to_owned(), [(module.to_owned(), term)].into());
+        let adapters = vec![Adapter { name, weight: 1.0, modules }];
         let options =
             LoadOptions { precision: Precision::F32, context: Some(8), adapters, ..LoadOptions::default() };
         pollster::block_on(async {

@@ -1,22 +1,20 @@
 //! Unquantized weights that are quantized as they are read.
 
 use super::*;
+use crate::memory::plain;
 use halfbyte::checkpoint::quantize::Quantization;
-use halfbyte::checkpoint::{BoxFuture, OutputTransform, PieceSource};
+use halfbyte::quant::Kind;
 use halfbyte::quant::lookup::NF4;
-use halfbyte::quant::plain::Plain;
-use halfbyte::quant::{Extent, Kind, Piece};
-use std::sync::Arc;
 
 /// bitsandbytes has quantized the fixtures; we quantize what they were made of.
 #[test]
 fn codes_are_those_of_bitsandbytes() {
     let Some(shared) = shared("what bitsandbytes makes of a model") else { return };
     let models = shared.join("fixtures/tinystories-656k");
-    let plain = block_on(Checkpoint::open(models.join("f16"))).unwrap();
+    let base = block_on(Checkpoint::open(models.join("f16"))).unwrap();
     for (to, name) in [(Quantization::Nf4, "bnb-nf4"), (Quantization::Int8, "bnb-int8")] {
         let golden = json(&models.join(name).join("golden.json"));
-        let layers = load_all(&plain, BUDGETS[0]).unwrap().into_iter();
+        let layers = load_all(&base, BUDGETS[0]).unwrap().into_iter();
         let mut compared = 0;
         for matrix in layers.filter(|matrix| matrix.name.starts_with("model.layers.")) {
             let matrix = to.of(matrix).unwrap();
@@ -27,43 +25,6 @@ fn codes_are_those_of_bitsandbytes() {
             compared += 1;
         }
         assert_eq!(compared, 14);
-    }
-}
-
-/// A matrix in memory.
-struct Memory {
-    cols: usize,
-    items: Vec<u32>,
-}
-
-impl PieceSource for Memory {
-    fn extents(&self, _: usize) -> Vec<Extent> {
-        vec![Extent { rows: 0..self.items.len() / self.cols, cols: 0..self.cols }]
-    }
-
-    fn read<'a>(&'a self, extent: &'a Extent) -> BoxFuture<'a, Result<Piece>> {
-        let row = |row: usize| self.items[row * self.cols..][extent.cols.clone()].to_vec();
-        let items = vec![extent.rows.clone().flat_map(row).collect()];
-        Box::pin(async move { Ok(Piece { extent: extent.clone(), items }) })
-    }
-}
-
-fn stored(kind: Kind, cols: usize, items: Vec<u32>) -> StoredMatrix {
-    StoredMatrix {
-        name: "model.layers.0.mlp.down_proj".into(),
-        rows: items.len() / cols,
-        cols,
-        codec: Plain::new(kind),
-        input: InputTransform::None,
-        output: OutputTransform::None,
-        activations: None,
-        low_rank: None,
-        slices: Vec::new(),
-        bias: None,
-        sparse: None,
-        data: Arc::new(Memory { cols, items }),
-        disk_bytes: 1,
-        format: "made up",
     }
 }
 
@@ -95,7 +56,7 @@ fn odd_rows_and_odd_weights() {
         let items: Vec<u32> = (0..rows * cols).map(item).collect();
         let weights: Vec<f64> = items.iter().map(|&item| kind.value(item)).collect();
         let of = |to: Quantization| {
-            let matrix = to.of(stored(kind, cols, items.clone())).unwrap();
+            let matrix = to.of(plain("model.layers.0.mlp.down_proj", kind, cols, items.clone())).unwrap();
             assert!(matrix.data.extents(BUDGETS[1]).len() > 1);
             let [large, small] = BUDGETS.map(|budget| decode(&matrix, budget).unwrap());
             assert!(large == small);
