@@ -94,7 +94,7 @@ pub struct Common {
     #[arg(long, value_enum, value_name = "P", hide_possible_values = true)]
     pub precision: Option<PrecisionArg>,
     /// What products multiply weights with: f32, activations as they are; native, quantized to 8 bits where the
-    /// checkpoint was made for that (W8A8, FP8) [default: f32]
+    /// checkpoint was made for that (W8A8, FP8, BitNet) [default: f32]
     #[arg(
         long,
         value_enum,
