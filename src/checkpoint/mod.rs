@@ -27,6 +27,7 @@ pub mod compressed_tensors;
 pub mod decode;
 pub mod exl2;
 pub mod exl3;
+pub mod formats;
 pub mod fp4;
 pub mod fp8;
 pub mod ggml;
