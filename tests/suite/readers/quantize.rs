@@ -87,12 +87,22 @@ fn odd_rows_and_odd_weights() {
         }
         check(&nf4, 64, &|run| if absmax(run) < 1e-37 { 1e-37 } else { 0.16 * absmax(run) });
         check(&of(Quantization::Int8), cols, &|run| (absmax(run) / 254.0 * 1.000_001).max(1e-37));
-        // Half a step, and as much again where f16 has not rounded the step up; a step is at most the largest f16.
-        check(&of(Quantization::Int4), 32, &|run| {
-            let (min, max) = run.iter().fold((0f64, 0f64), |(min, max), &w| (min.min(w), max.max(w)));
-            let step = ((max - min) / 15.0).max(6e-8);
-            if step > 65504.0 { max - min } else { step * 1.01 }
-        });
+        let int4 = of(Quantization::Int4);
+        for (w, q) in weights.chunks(cols).zip(int4.chunks(cols)) {
+            for (w, q) in w.chunks(32).zip(q.chunks(32)) {
+                let (min, max) = w.iter().fold((0f64, 0f64), |(min, max), &w| (min.min(w), max.max(w)));
+                let step = (max as f32 / 15.0 - min as f32 / 15.0).min(65504.0);
+                let step = half::f16::from_f32(step).to_f64();
+                let zero = (-min / step).round_ties_even().min(15.0);
+                // Where f32 and f64 may be on different sides of a tie.
+                let tie = |x: f64| (x.abs().fract() - 0.5).abs() < 1e-5;
+                for (w, q) in w.iter().zip(q).filter(|(w, _)| !tie(*w / step) && !tie(min / step)) {
+                    let code = ((w / step).round_ties_even() + zero).clamp(0.0, 15.0);
+                    let wanted = if step == 0.0 { 0.0 } else { (code - zero) * step };
+                    assert_eq!(*q, wanted, "{kind:?}: {w} in {min}..{max}");
+                }
+            }
+        }
     }
 }
 
