@@ -1,5 +1,6 @@
 //! What a checkpoint holds, in numbers, and whether an adapter can run it.
 
+use crate::checkpoint::formats::FORMATS;
 use crate::checkpoint::{Checkpoint, READERS, TokenizerFiles, decode, gguf};
 use crate::device::{Device, split};
 use crate::error::Result;
@@ -359,13 +360,36 @@ fn tokens(metadata: &gguf::Metadata) -> Option<usize> {
     metadata.strings("tokenizer.ggml.tokens").ok().flatten().map(<[String]>::len)
 }
 
-/// The two registries: what is read, and what runs.
+/// The registries: what is read, of which pieces it consists, and what runs.
 #[derive(Debug, Clone, Serialize)]
 pub struct Formats {
+    /// What of each format is read, line by line: README's table.
+    pub table: Vec<FormatReport>,
     /// Checkpoint formats.
     pub readers: Vec<ReaderReport>,
     /// Codecs.
     pub codecs: Vec<CodecReport>,
+}
+
+/// A line of the table of formats; see [`crate::checkpoint::formats::Format`].
+#[derive(Debug, Clone, Serialize)]
+pub struct FormatReport {
+    /// Which files.
+    pub format: &'static str,
+    /// The name of their reader.
+    pub reader: &'static str,
+    /// Families of codecs.
+    pub codec: String,
+    /// What happens to activations around the product.
+    pub transform: &'static str,
+    /// What is added to the product.
+    pub side_term: &'static str,
+    /// Whose files it was tested on.
+    pub tested: &'static str,
+    /// The least and the most bits of a weight.
+    pub bits_per_weight: &'static str,
+    /// What `bench --codec` calls a member of it.
+    pub bench: &'static str,
 }
 
 /// A checkpoint format.
@@ -396,8 +420,18 @@ pub struct CodecReport {
     pub samples: Vec<String>,
 }
 
-/// What [`READERS`] and [`CODECS`] list.
+/// What [`FORMATS`], [`READERS`] and [`CODECS`] list.
 pub fn formats() -> Formats {
+    let format = |f: &crate::checkpoint::formats::Format| FormatReport {
+        format: f.what,
+        reader: f.reader.name,
+        codec: f.codecs.iter().map(|codec| codec.name).collect::<Vec<_>>().join(", "),
+        transform: f.transform,
+        side_term: f.side_term,
+        tested: f.tested,
+        bits_per_weight: f.bits,
+        bench: f.bench,
+    };
     let reader = |r: &&crate::checkpoint::Reader| ReaderReport {
         name: r.name,
         about: r.about,
@@ -411,5 +445,9 @@ pub fn formats() -> Formats {
         wgsl: f.wgsl.first().copied().unwrap_or_default(),
         samples: (f.samples)().iter().map(|c| c.name()).collect(),
     };
-    Formats { readers: READERS.iter().map(reader).collect(), codecs: CODECS.iter().map(codec).collect() }
+    Formats {
+        table: FORMATS.iter().map(format).collect(),
+        readers: READERS.iter().map(reader).collect(),
+        codecs: CODECS.iter().map(codec).collect(),
+    }
 }

@@ -16,6 +16,7 @@ use crate::quant::plain::Plain;
 use crate::quant::{Codec, Kind, Shape, TILE_ROWS};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Weights with everything that happens around them.
 pub struct Linear {
@@ -42,7 +43,7 @@ struct Group {
     /// A term of the format itself, between the transforms.
     inner: Option<LowRank>,
     /// LoRA: outside of the transforms.
-    adapters: Vec<LowRank>,
+    adapters: Vec<(LowRank, Arc<Strength>)>,
 }
 
 /// `S·x`: outliers.
@@ -68,6 +69,42 @@ struct HadamardSide {
 struct LowRank {
     a: Arc<Matrix>,
     b: Arc<Matrix>,
+}
+
+/// How much a LoRA adapter counts: one for all its terms, which ask for it when they are recorded.
+#[derive(Debug)]
+pub struct Strength {
+    /// The adapter.
+    pub name: String,
+    weight: AtomicU32, // f32
+    by: Tensor,        // the weight for every row of A·x
+}
+
+impl Strength {
+    /// That of an adapter on `device`, with its own weight.
+    pub fn new(device: &Device, adapter: &Adapter) -> Result<Self> {
+        let (name, weight) = (adapter.name.clone(), AtomicU32::new(0));
+        let strength =
+            Self { name, weight, by: device.zeros("adapter weight", 1, padded(adapter.most_rank()))? };
+        strength.set(device, adapter.weight);
+        Ok(strength)
+    }
+
+    /// 1: as it was trained.
+    pub fn weight(&self) -> f32 {
+        f32::from_bits(self.weight.load(Ordering::Relaxed))
+    }
+
+    /// For all that is recorded from now on.
+    pub(crate) fn set(&self, device: &Device, weight: f32) {
+        self.weight.store(weight.to_bits(), Ordering::Relaxed);
+        device.write(&self.by, 0, &vec![weight.to_bits(); self.by.cols]);
+    }
+}
+
+/// Rows of A as they are stored.
+fn padded(rank: usize) -> usize {
+    rank.next_multiple_of(4)
 }
 
 /// Buffers that linear layers borrow while they run; one set serves all layers of a recording.
@@ -140,12 +177,12 @@ fn stack(members: &[StoredMatrix]) -> Option<Sparse> {
 }
 
 impl Linear {
-    /// Loads the stored matrices one below the other. `adapters` are LoRA folders, all applied.
+    /// Loads the stored matrices one below the other; `adapters` are LoRA's, with what they count.
     pub async fn load(
         device: &Device,
         stored: Vec<StoredMatrix>,
         parent: &str,
-        adapters: &[Adapter],
+        adapters: &[(&Adapter, Arc<Strength>)],
         staged: &mut usize,
     ) -> Result<Self> {
         let cols = stored.first().map_or(0, |m| m.cols);
@@ -171,8 +208,8 @@ impl Linear {
             groups.push(Group::load(device, members, group_row, staged).await?);
         }
         let mut linear = Self { rows: first_row, cols, slices, groups };
-        for adapter in adapters {
-            linear.adapt(device, parent, adapter)?;
+        for (adapter, strength) in adapters {
+            linear.adapt(device, parent, adapter, strength)?;
         }
         Ok(linear)
     }
@@ -189,7 +226,13 @@ impl Linear {
     }
 
     /// Adds a LoRA adapter's terms, one pair for each group that it touches: A stacked, B block by block.
-    fn adapt(&mut self, device: &Device, parent: &str, adapter: &Adapter) -> Result<()> {
+    fn adapt(
+        &mut self,
+        device: &Device,
+        parent: &str,
+        adapter: &Adapter,
+        strength: &Arc<Strength>,
+    ) -> Result<()> {
         for group in &mut self.groups {
             let rows = group.first_row..group.first_row + group.width;
             let inside = |s: &&Slice| rows.start <= s.rows.start && s.rows.end <= rows.end;
@@ -203,7 +246,7 @@ impl Linear {
             if rank == 0 {
                 continue;
             }
-            let padded = rank.next_multiple_of(4);
+            let padded = padded(rank);
             let (mut a, mut b) = (vec![0f32; padded * self.cols], vec![0f32; rows.len() * padded]);
             let mut first = 0;
             for (slice, term) in touched {
@@ -218,10 +261,11 @@ impl Linear {
                 let items = vec![bytemuck::cast_slice(values).to_vec()];
                 device.dense(label, Plain::new(Kind::F32), Shape { rows, cols }, items).map(Arc::new)
             };
-            group.adapters.push(LowRank {
+            let term = LowRank {
                 a: dense("lora A", padded, self.cols, &a)?,
                 b: dense("lora B", rows.len(), padded, &b)?,
-            });
+            };
+            group.adapters.push((term, strength.clone()));
         }
         Ok(())
     }
@@ -232,9 +276,10 @@ impl Linear {
             let between = matches!(group.input, Input::Scaled(_) | Input::Hadamard(_))
                 || group.output.is_some()
                 || group.activations.is_some();
+            let weighed = group.adapters.iter().map(|(_, strength)| strength.by.cols).max().unwrap_or(0);
             let low = group.side_terms().map(|l| l.a.shape.rows).max().unwrap_or(0);
             let wide = if between { self.cols.max(group.matrix.shape.rows) } else { 0 };
-            ScratchSize { wide, low }
+            ScratchSize { wide: wide.max(weighed), low: low.max(weighed) }
         };
         self.groups.iter().map(of).fold(ScratchSize::default(), ScratchSize::or)
     }
@@ -370,9 +415,19 @@ impl Linear {
             if let Some(outliers) = outliers {
                 ops.push(side_term(&group.matrix, outliers, out, first, true));
             }
-            for side in &group.adapters {
-                ops.push(side_term(&side.a, x, &scratch.low, 0, false));
-                ops.push(side_term(&side.b, &scratch.low, out, first, true));
+            for (side, strength) in &group.adapters {
+                let low = &scratch.low;
+                let weighed = match strength.weight() {
+                    0.0 => continue,
+                    1.0 => low,
+                    _ => wide,
+                };
+                ops.push(side_term(&side.a, x, low, 0, false));
+                if strength.weight() != 1.0 {
+                    let (x, by, out) = (low.clone(), strength.by.clone(), wide.clone());
+                    ops.push(Op::Scale { rows, x, by, out });
+                }
+                ops.push(side_term(&side.b, weighed, out, first, true));
             }
         }
     }
@@ -503,7 +558,7 @@ impl Group {
     }
 
     fn side_terms(&self) -> impl Iterator<Item = &LowRank> {
-        self.inner.iter().chain(&self.adapters)
+        self.inner.iter().chain(self.adapters.iter().map(|(term, _)| term))
     }
 }
 

@@ -173,6 +173,11 @@ impl Session {
         self.cached.clear();
     }
 
+    /// [`Model::set_adapter_weights`]; the next text finds that the cache is not its own.
+    pub async fn set_adapter_weights(&mut self, weights: &[(&str, f32)]) -> Result<()> {
+        self.model.set_adapter_weights(weights).await
+    }
+
     /// Forgets the conversation.
     pub fn reset(&mut self) {
         self.cached.clear();

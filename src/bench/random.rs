@@ -84,10 +84,9 @@ fn double_nf4(shape: Shape) -> Result<Arc<dyn Codec>> {
     Ok(Lookup::new("nf4", NF4, 64, Scales::Nested(vec![(shape.rows, nested)]))?)
 }
 
-/// Members of the codec families that can be had for any matrix: tables that belong to one matrix cannot.
+/// Members of the codec families that can be had for any matrix.
 fn samples() -> impl Iterator<Item = Arc<dyn Codec>> {
-    let tied = |name: &str| ["double", "factor", "mixed"].iter().any(|mark| name.contains(mark));
-    CODECS.iter().flat_map(|family| (family.samples)()).filter(move |codec| !tied(&codec.name()))
+    CODECS.iter().flat_map(|family| (family.samples)()).filter(|codec| !codec.tied_to_shape())
 }
 
 fn spelled(codec: &Arc<dyn Codec>) -> String {

@@ -6,13 +6,15 @@
 //!   −1, 0, 1.
 //! * `M.weight_scale` f16, bf16 or f32 `[1]`
 //!
-//! `w = (q − 1) / weight_scale` (`linear_class` bitlinear), or `(q − 1) · weight_scale` (autobitlinear). The activations,
-//! which training rounded to int8, stay f32.
+//! `w = (q − 1) / weight_scale` (`linear_class` bitlinear), or `(q − 1) · weight_scale` (autobitlinear). Where that is asked
+//! for, activations are rounded to int8 as in training, `q = round(x · 127 / max|x|)` of a token. (transformers takes a
+//! max|x| below 1e-5 for 1e-5; such a token has finer codes here.)
 
 use super::hf::Keys;
 use super::tensor::{Dtype, Grid, Slices};
 use super::{BoxFuture, Module, PieceSource, Reader, StoredMatrix};
 use crate::error::{Error, Result};
+use crate::quant::activations::Activations;
 use crate::quant::int::{Int, Offset};
 use crate::quant::{Extent, Kind, Piece, WHOLE_ROW};
 use std::sync::Arc;
@@ -73,7 +75,8 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
     let tensor = weight.clone();
     let codes = Slices { tensor, word: 1, bits: 2, count: 4, step: rows / 4 * cols, high_first: false };
     let data = Ternary { codes, scale, codec: codec.clone(), rows, cols };
-    module.matrix(&READER, codec, Arc::new(data)).await
+    let matrix = module.matrix(&READER, codec, Arc::new(data)).await?;
+    Ok(StoredMatrix { activations: Some(Activations::int8(127.0)), ..matrix })
 }
 
 /// A layer on disk.

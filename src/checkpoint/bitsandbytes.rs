@@ -51,6 +51,8 @@ fn state<'a>(module: &Module<'a>) -> Option<(&'a TensorInfo, &'static str)> {
     })
 }
 
+/// `llm_int8_threshold` unless a configuration says otherwise.
+pub(super) const OUTLIERS: f32 = 6.0;
 /// The quantization state is a few hundred bytes.
 const MAX_STATE: u64 = 1 << 16;
 
@@ -123,9 +125,8 @@ async fn int8(module: &Module<'_>) -> Result<StoredMatrix> {
         order: None,
     };
     let mut matrix = layer.matrix(module, &READER).await?;
-    let threshold =
-        Keys::new(module.quantization, "config.json").number("llm_int8_threshold")?.unwrap_or(6.0);
-    let outliers = (threshold > 0.0).then_some(threshold as f32);
+    let threshold = Keys::new(module.quantization, "config.json").number("llm_int8_threshold")?;
+    let outliers = Some(threshold.map_or(OUTLIERS, |threshold| threshold as f32)).filter(|&t| t > 0.0);
     matrix.activations = Some(Activations { outliers, ..Activations::int8(127.0) });
     Ok(matrix)
 }

@@ -31,6 +31,10 @@ pub struct LowRank {
 /// An adapter: additions by module name (`model.layers.0.self_attn.q_proj`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Adapter {
+    /// What it is called where its weight is changed: its folder, unless somebody gives it another name.
+    pub name: String,
+    /// How much it counts: 1 as it was trained, 0 not at all.
+    pub weight: f32,
     /// The additions.
     pub modules: BTreeMap<String, LowRank>,
 }
@@ -119,7 +123,9 @@ impl Adapter {
     /// Opens an adapter folder.
     #[cfg(not(target_arch = "wasm32"))]
     pub async fn open(folder: impl AsRef<std::path::Path>) -> Result<Self> {
-        Self::from_files(&super::folder(folder.as_ref())?).await
+        let folder = folder.as_ref();
+        let name = folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned();
+        Ok(Self { name, ..Self::from_files(&super::folder(folder)?).await? })
     }
 
     /// Reads an adapter from its files.
@@ -147,7 +153,17 @@ impl Adapter {
         if modules.is_empty() {
             return Err(Error::corrupt("the adapter has no tensors").file(WEIGHTS));
         }
-        Ok(Self { modules })
+        Ok(Self { name: "adapter".into(), weight: 1.0, modules })
+    }
+
+    /// The most rank that a layer's modules have together.
+    pub(crate) fn most_rank(&self) -> usize {
+        let mut layers: BTreeMap<&str, usize> = BTreeMap::new();
+        for (name, term) in &self.modules {
+            let layer = name.rsplit_once('.').map_or("", |(layer, _)| layer);
+            *layers.entry(layer).or_default() += term.rank;
+        }
+        layers.into_values().max().unwrap_or(0)
     }
 
     /// Checks that every module is one of the model's and fits its shape.

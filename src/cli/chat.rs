@@ -1,8 +1,8 @@
 //! `halfbyte chat`: a conversation in the terminal.
 
-use super::writing::{Writing, Written, is_context_full, load, write};
+use super::writing::{Writing, Written, is_context_full, load, named_weight, write};
 use super::{Common, device_name, interrupt, note, print_json};
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use halfbyte::chat::Message;
 use halfbyte::model::Precision;
@@ -38,7 +38,9 @@ pub struct Chat {
 /// Tokens that a model without turns writes before it is the user's turn again.
 const PLAIN_TOKENS: usize = 200;
 
-const HELP: &str = "/reset: forget it all. /quit or Ctrl-D: leave. Ctrl-C: stop the answer.";
+const HELP: &str = "\
+/reset: forget it all. /quit or Ctrl-D: leave. Ctrl-C: stop the answer.
+/lora: list the LoRA adapters. /lora NAME=WEIGHT: how much one counts, 0 for not at all.";
 
 impl Chat {
     /// Runs it.
@@ -76,6 +78,11 @@ impl Chat {
                     session.reset();
                     note("(forgotten)");
                 }
+                command if command == "/lora" || command.starts_with("/lora ") => {
+                    if let Err(error) = adapters(&mut session, command["/lora".len()..].trim()).await {
+                        note(&format!("halfbyte: {}", super::message(&error)));
+                    }
+                }
                 "" if !plain || talk.text.is_empty() => {}
                 command if command.starts_with('/') && !command.contains(char::is_whitespace) => {
                     note(&format!("{command} is no command.\n{HELP}"));
@@ -101,6 +108,20 @@ impl Chat {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// `/lora NAME=WEIGHT`, or nothing to set; then tells what counts how much.
+async fn adapters(session: &mut Session, setting: &str) -> Result<()> {
+    if !setting.is_empty() {
+        let (name, weight) =
+            named_weight(setting).context("/lora takes NAME=WEIGHT, such as /lora poet=0.5")?;
+        session.set_adapter_weights(&[(name.trim(), weight)]).await?;
+    }
+    let all: Vec<String> =
+        session.model.adapters().map(|(name, weight)| format!("{name}={weight}")).collect();
+    let all = if all.is_empty() { "no adapters; start with --lora DIR".into() } else { all.join(" ") };
+    note(&format!("({all})"));
+    Ok(())
 }
 
 /// `(57 tokens, 23.4 tokens/s)` and what else the user should know.

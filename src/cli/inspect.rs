@@ -3,7 +3,7 @@
 use super::{Common, PrecisionArg, device_name, open_model, print_json};
 use anyhow::Result;
 use clap::Args;
-use halfbyte::inspect::{Formats, Options, Report, TensorReport, formats, inspect};
+use halfbyte::inspect::{FormatReport, Formats, Options, Report, TensorReport, formats, inspect};
 use indicatif::HumanBytes;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -163,8 +163,16 @@ fn line(tensor: &TensorReport) -> Vec<String> {
 
 fn print_formats(formats: &Formats) -> Result<()> {
     let mut out = std::io::stdout().lock();
+    let head = ["format", "codec", "transform", "side term", "bits a weight", "tested on files of"];
+    let mut rows = vec![head.map(String::from).to_vec()];
+    let line = |f: &FormatReport| {
+        [f.format, &f.codec, f.transform, f.side_term, f.bits_per_weight, f.tested].map(String::from).to_vec()
+    };
+    rows.extend(formats.table.iter().map(line));
+    table(&mut out, &rows)?;
+    writeln!(out)?;
     let mut rows =
-        vec![["format", "what is read", "written by", "tensors of a module"].map(String::from).to_vec()];
+        vec![["reader", "what it reads", "written by", "tensors of a module"].map(String::from).to_vec()];
     rows.extend(
         formats.readers.iter().map(|r| [r.name, r.about, r.tool, r.signature].map(String::from).to_vec()),
     );

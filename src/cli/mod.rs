@@ -17,6 +17,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use halfbyte::checkpoint::Checkpoint;
+use halfbyte::checkpoint::quantize::Quantization;
 use halfbyte::gpu::{AdapterChoice, LimitSet, Options};
 use halfbyte::hub::{Hub, Source};
 use halfbyte::model::{ActivationMode, LoadOptions, Precision, Progress, Stage};
@@ -93,7 +94,7 @@ pub struct Common {
     #[arg(long, value_enum, value_name = "P", hide_possible_values = true)]
     pub precision: Option<PrecisionArg>,
     /// What products multiply weights with: f32, activations as they are; native, quantized to 8 bits where the
-    /// checkpoint was made for that (W8A8, FP8) [default: f32]
+    /// checkpoint was made for that (W8A8, FP8, BitNet) [default: f32]
     #[arg(
         long,
         value_enum,
@@ -103,6 +104,10 @@ pub struct Common {
         default_value = "f32"
     )]
     pub activations: ActivationsArg,
+    /// Quantize an unquantized model as it is loaded: nf4 (4.5 bits a weight), int8 (8), int4 (4.6); embedding and head
+    /// stay as they are
+    #[arg(long, value_name = "Q", value_parser = str::parse::<Quantization>)]
+    pub quantize: Option<Quantization>,
     /// Tokens that the KV cache holds [default: the model's, at most 2048]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub context: Option<usize>,
@@ -196,7 +201,13 @@ impl Common {
             ActivationsArg::F32 => ActivationMode::F32,
             ActivationsArg::Native => ActivationMode::Native,
         };
-        LoadOptions { precision, context: self.context, activations, ..LoadOptions::default() }
+        LoadOptions {
+            precision,
+            context: self.context,
+            activations,
+            quantize: self.quantize,
+            ..LoadOptions::default()
+        }
     }
 }
 

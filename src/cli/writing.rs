@@ -9,6 +9,7 @@ use halfbyte::sampler::{Sampler, SamplerOptions};
 use halfbyte::session::{GenerateOptions, Generation, Session, Summary};
 use halfbyte::{Device, Error};
 use std::io::Write;
+use std::path::Path;
 
 /// Flags of sampling.
 #[derive(Args, Clone, Debug)]
@@ -47,20 +48,35 @@ pub struct Writing {
 /// `--lora`, on every command that runs a model.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Lora {
-    /// A LoRA adapter's folder (PEFT); may be given several times, all are added
-    #[arg(long, value_name = "DIR")]
+    /// A LoRA adapter's folder (PEFT), and how much of it is added, 1 if that is not said; may be given several times
+    #[arg(long, value_name = "DIR[=WEIGHT]")]
     pub lora: Vec<String>,
 }
 
 impl Lora {
     /// Opens the adapters.
     pub async fn open(&self) -> Result<Vec<Adapter>> {
-        let mut all = Vec::new();
-        for folder in &self.lora {
-            all.push(Adapter::open(folder).await.map_err(|e| about(folder, e))?);
+        let mut all: Vec<Adapter> = Vec::new();
+        for argument in &self.lora {
+            let (folder, weight) = match named_weight(argument) {
+                Some(parts) if !Path::new(argument).exists() => parts,
+                _ => (argument.as_str(), 1.0),
+            };
+            let mut adapter =
+                Adapter { weight, ..Adapter::open(folder).await.map_err(|e| about(folder, e))? };
+            if all.iter().any(|other| other.name == adapter.name) {
+                adapter.name = folder.into(); // checkpoints of several runs have the same names
+            }
+            all.push(adapter);
         }
         Ok(all)
     }
+}
+
+/// `NAME=WEIGHT`.
+pub fn named_weight(text: &str) -> Option<(&str, f32)> {
+    let (name, weight) = text.rsplit_once('=')?;
+    Some((name, weight.trim().parse().ok().filter(|weight: &f32| weight.is_finite())?))
 }
 
 impl Writing {

@@ -6,22 +6,26 @@ mod cohere;
 pub mod config;
 mod gemma;
 mod llama;
+mod network;
 pub mod rope;
 
 pub use architecture::{ARCHITECTURES, Architecture, NormKind, Windows, architecture};
 pub use config::{Alternating, Constants, Experts, ModelConfig, Rope, RopeScaling};
 
 use crate::checkpoint::lora::Adapter;
+use crate::checkpoint::quantize::Quantization;
 use crate::checkpoint::{StoredMatrix, Weights};
 use crate::device::{Device, Pending, Recording, Tensor};
 use crate::error::{Error, Result};
 use crate::gpu::Capabilities;
-use crate::linear::{Linear, ScratchSize};
-use crate::ops::{Cache, Index, Op, Rows, STEP_HEADER, Step, Tokens};
+use crate::linear::{Linear, ScratchSize, Strength};
+use crate::ops::{Cache, Op, STEP_HEADER, Step, Tokens};
 use crate::reference::NO_TOKEN;
-use block::{Activations, Block, FeedForward, Layer, Norm, Rotations};
+use block::{Activations, FeedForward, Layer, Norm, Rotations};
+use network::{Network, Recordings};
 use rand::{Rng, SeedableRng};
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use web_time::Instant;
 
@@ -63,10 +67,12 @@ pub struct LoadOptions {
     pub precision: Precision,
     /// Positions of the cache; `None` takes the model's own, at most [`DEFAULT_CONTEXT`].
     pub context: Option<usize>,
-    /// LoRA adapters, all applied.
+    /// LoRA adapters, added with their weights.
     pub adapters: Vec<Adapter>,
     /// Whether activations are quantized where the format means them to be.
     pub activations: ActivationMode,
+    /// What the linear layers of an unquantized model become; embedding, head and router stay as they are.
+    pub quantize: Option<Quantization>,
 }
 
 /// What products take as their x.
@@ -137,23 +143,18 @@ pub struct Model {
     chunk_now: AtomicUsize,
     /// Dynamic RoPE has overwritten rotations of the original length.
     turned: AtomicBool,
-    step: Tensor,
-    rotations: Rotations,
-    logits: Tensor,
-    caches: Vec<Cache>,
-    prefill: Recording, // up to `chunk` tokens, logits of one row
-    decode: Recording,  // one token, logits and their argmax
-    body: Recording,    // as prefill, without the head
-    head: Recording,    // logits of up to HEAD_BLOCK rows of the last body
-    block_logits: Tensor,
+    network: Network,
+    recordings: Recordings, // prefill and body of up to `chunk` tokens, head of up to HEAD_BLOCK rows
+    adapters: Vec<Arc<Strength>>,
 }
 
 /// Loads one stored thing after the other and counts bytes.
 struct Loader<'a, W> {
     device: &'a Device,
     checkpoint: &'a W,
-    adapters: &'a [Adapter],
+    adapters: Vec<(&'a Adapter, Arc<Strength>)>,
     activations: ActivationMode,
+    quantize: Option<Quantization>,
     staged: usize,
     disk: u64,
     total: u64,
@@ -172,14 +173,23 @@ impl<W: Weights> Loader<'_, W> {
             stored.iter_mut().for_each(|matrix| matrix.activations = None);
         }
         let bytes = stored.iter().map(|m| m.disk_bytes).sum();
-        let linear = Linear::load(self.device, stored, parent, self.adapters, &mut self.staged).await?;
+        let linear = Linear::load(self.device, stored, parent, &self.adapters, &mut self.staged).await?;
         self.count(bytes);
         Ok(linear)
     }
 
-    async fn linear(&mut self, parent: &str, names: &[&str]) -> Result<Linear> {
+    /// Modules that stay as they are stored.
+    async fn modules(&mut self, parent: &str, names: &[&str]) -> Result<Linear> {
         let stored = self.checkpoint.matrices(parent, names).await?;
         self.stored(stored, parent).await
+    }
+
+    /// Modules that are quantized if that is asked for.
+    async fn linear(&mut self, parent: &str, names: &[&str]) -> Result<Linear> {
+        let Some(to) = self.quantize else { return self.modules(parent, names).await };
+        let stored = self.checkpoint.matrices(parent, names).await?.into_iter();
+        let stored = stored.map(|matrix| to.of(matrix)).collect::<Result<_>>();
+        self.stored(stored.map_err(|e| e.file(self.checkpoint.name()))?, parent).await
     }
 
     async fn optional_vector(&mut self, name: &str, len: usize, gain: f32) -> Result<Option<Tensor>> {
@@ -250,7 +260,7 @@ impl<W: Weights> Loader<'_, W> {
                     }
                 }
                 Some(experts) => FeedForward::Experts {
-                    router: self.linear(&mlp, &["gate"]).await?,
+                    router: self.modules(&mlp, &["gate"]).await?,
                     gate: self.experts(&mlp, experts.count, "gate_proj").await?,
                     up: self.experts(&mlp, experts.count, "up_proj").await?,
                     down: self.experts(&mlp, experts.count, "down_proj").await?,
@@ -318,8 +328,13 @@ impl Model {
                 .remedy(format!("it needs {missing}, which halfbyte does not run; `inspect` works")));
         }
         checkpoint.check()?;
+        let mut strengths: Vec<Arc<Strength>> = Vec::new();
         for adapter in &options.adapters {
             adapter.check(&config)?;
+            if strengths.iter().any(|other| other.name == adapter.name) {
+                return Err(Error::invalid(format!("two adapters are called {}", adapter.name)));
+            }
+            strengths.push(Arc::new(Strength::new(device, adapter)?));
         }
         let context = options.context.unwrap_or(config.context.min(DEFAULT_CONTEXT));
         if context == 0 || context > 1 << 24 {
@@ -330,8 +345,9 @@ impl Model {
         let mut loader = Loader {
             device,
             checkpoint,
-            adapters: &options.adapters,
+            adapters: options.adapters.iter().zip(strengths.iter().cloned()).collect(),
             activations: options.activations,
+            quantize: options.quantize,
             staged: 0,
             disk: 0,
             total: checkpoint.disk_bytes(),
@@ -349,7 +365,7 @@ impl Model {
         let norm = loader.norm("model.norm", arch.norm, config.hidden, gain).await?;
         let norm = norm.ok_or_else(|| loader.missing("model.norm"))?;
         let positions = match arch.learned_positions {
-            Some(_) => Some(loader.linear("model", &["embed_positions"]).await?),
+            Some(_) => Some(loader.modules("model", &["embed_positions"]).await?),
             None => None,
         };
         let own_head = match checkpoint.matrix("lm_head").await? {
@@ -387,65 +403,35 @@ impl Model {
 
         let capabilities =
             if let Device::Gpu(context) = device { Some(context.capabilities()) } else { None };
-        let width = Activations::width(&config, scratch);
-        let chunk = prefill_chunk(capabilities, width);
-        let step = device.zeros("step", 1, STEP_HEADER + chunk)?;
-        let rotations = Rotations::new(device, &config, context)?;
+        let chunk = prefill_chunk(capabilities, Activations::width(&config, scratch));
         let caches = caches(device, &config, context, f16)?;
         let kv_bytes = caches.iter().map(|c| c.keys.bytes() + c.values.bytes()).sum();
-        let many = Activations::new(device, &config, scratch, chunk)?;
-        let one = Activations::new(device, &config, scratch, 1)?;
-        let logits = device.zeros("logits", 1, config.vocab)?;
-        let block_logits = device.zeros("logits", HEAD_BLOCK, config.vocab)?;
-        let block_normed = device.zeros("activations", HEAD_BLOCK, config.hidden)?;
         // Of its own: few rows, but a transform of the logits is as wide as the vocabulary.
         let head_scratch = head.scratch().allocate(device, HEAD_BLOCK)?;
 
         let scale = Some(config.constants.embedding_scale).filter(|&by| by != 1.0);
-        let scale = scale.map(|by| device.vector("embedding scale", &vec![by; config.hidden])).transpose()?;
-        let body = |a: &Activations| -> Result<Vec<Op>> {
-            let embed = |table, index, out: &Tensor| Op::Gather { table, index, out: out.clone() };
-            let mut ops = Vec::new();
-            match &scale {
-                Some(by) => {
-                    let (rows, x, by, out) = (Rows::Tokens, a.normed.clone(), by.clone(), a.x.clone());
-                    ops.push(embed(embedding.table()?, Index::Token, &x));
-                    ops.push(Op::Scale { rows, x, by, out });
-                }
-                None => ops.push(embed(embedding.table()?, Index::Token, &a.x)),
-            }
-            if let (Some(positions), Some(first)) = (&positions, arch.learned_positions) {
-                ops.push(embed(positions.table()?, Index::Position(first), &a.x));
-            }
-            for (index, (layer, cache)) in layers.iter().zip(&caches).enumerate() {
-                let (ops, config, rotations) = (&mut ops, &config, &rotations);
-                (arch.forward)(&mut Block { ops, config, index, layer, rotations, cache, a })?;
-            }
-            Ok(ops)
+        let embedding_scale =
+            scale.map(|by| device.vector("embedding scale", &vec![by; config.hidden])).transpose()?;
+        let network = Network {
+            rotations: Rotations::new(device, &config, context)?,
+            many: Activations::new(device, &config, scratch, chunk)?,
+            one: Activations::new(device, &config, scratch, 1)?,
+            step: device.zeros("step", 1, STEP_HEADER + chunk)?,
+            logits: device.zeros("logits", 1, config.vocab)?,
+            block_logits: device.zeros("logits", HEAD_BLOCK, config.vocab)?,
+            block_normed: device.zeros("activations", HEAD_BLOCK, config.hidden)?,
+            head_scratch,
+            embedding,
+            embedding_scale,
+            positions,
+            layers,
+            norm,
+            own_head,
+            caches,
         };
-        let head_ops = |ops: &mut Vec<Op>, a: &Activations, normed: &Tensor, logits: &Tensor| {
-            norm.forward(ops, Rows::Head, &a.x, normed, false);
-            head.forward(ops, Rows::Head, &head_scratch, normed, logits, false);
-            if let Some(cap) = config.constants.logit_softcap {
-                ops.push(Op::SoftCap { rows: Rows::Head, x: logits.clone(), cap });
-            }
-        };
-        let mut prefill = body(&many)?;
-        head_ops(&mut prefill, &many, &one.normed, &logits);
-        prefill.push(Op::Argmax { logits: logits.clone(), step: step.clone() });
-        let mut decode = body(&one)?;
-        head_ops(&mut decode, &one, &one.normed, &logits);
-        decode.push(Op::Argmax { logits: logits.clone(), step: step.clone() });
-        let mut every = Vec::new();
-        head_ops(&mut every, &many, &block_normed, &block_logits);
         let compiled = |done, total| progress(Progress { stage: Stage::Kernels, done, total });
-        device.compile(&step, &[&prefill, &decode, &every], compiled).await?;
-
         let model = Self {
-            prefill: device.record(&step, prefill).await?,
-            decode: device.record(&step, decode).await?,
-            body: device.record(&step, body(&many)?).await?,
-            head: device.record(&step, every).await?,
+            recordings: network.record(device, &config, compiled).await?,
             memory: Memory { weights_bytes_disk: disk, weights_bytes_gpu: weights, kv_bytes },
             device: device.clone(),
             runs: AtomicU64::new(0),
@@ -454,17 +440,40 @@ impl Model {
             config,
             context,
             chunk,
-            step,
-            rotations,
-            logits,
-            caches,
-            block_logits,
+            network,
+            adapters: strengths,
         };
         model.rotate(0, context, 0);
         if let Device::Gpu(context) = device {
             context.wait().await?;
         }
         Ok(model)
+    }
+
+    /// Its LoRA adapters: their names, and how much each counts.
+    pub fn adapters(&self) -> impl Iterator<Item = (&str, f32)> {
+        self.adapters.iter().map(|strength| (strength.name.as_str(), strength.weight()))
+    }
+
+    /// Sets how much adapters count: 1 as they were trained, 0 not at all, and then a step does without them. Those that
+    /// are not named stay as they are. Nothing is loaded; what the cache holds was computed with the old weights.
+    pub async fn set_adapter_weights(&mut self, weights: &[(&str, f32)]) -> Result<()> {
+        let mut found = Vec::new();
+        for &(name, weight) in weights {
+            let strength = self.adapters.iter().find(|strength| strength.name == name).ok_or_else(|| {
+                let names: Vec<&str> = self.adapters().map(|(name, _)| name).collect();
+                let names = if names.is_empty() { "none is loaded".into() } else { names.join(", ") };
+                Error::invalid("adapter").expected(names).found(name)
+            })?;
+            if !weight.is_finite() {
+                return Err(Error::invalid(format!("weight of adapter {name}")).found(weight));
+            }
+            found.push((strength, weight));
+        }
+        found.into_iter().for_each(|(strength, weight)| strength.set(&self.device, weight));
+        self.recordings = self.network.record(&self.device, &self.config, |_, _| {}).await?;
+        self.runs.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Where it runs.
@@ -479,7 +488,7 @@ impl Model {
 
     /// Dispatches of one decode step, and of one prefill step.
     pub fn dispatches(&self) -> (usize, usize) {
-        (self.decode.dispatches(), self.prefill.dispatches())
+        (self.recordings.decode.dispatches(), self.recordings.prefill.dispatches())
     }
 
     /// Writes random keys and values to the whole cache, for timing a step at any position without reading a text.
@@ -492,7 +501,7 @@ impl Model {
                 | rng.random::<u32>() & 0x8000
         };
         let words: Vec<u32> = (0..CACHE_BLOCK).map(|_| half() | half() << 16).collect();
-        for tensor in self.caches.iter().flat_map(|c| [&c.keys, &c.values]) {
+        for tensor in self.network.caches.iter().flat_map(|c| [&c.keys, &c.values]) {
             let len = tensor.rows * tensor.cols;
             for at in (0..len).step_by(CACHE_BLOCK) {
                 self.device.write(tensor, at, &words[..CACHE_BLOCK.min(len - at)]);
@@ -515,23 +524,25 @@ impl Model {
         self.prepare(position, tokens, position + tokens.len())?;
         let (head_first, given) = (tokens.len() - 1, Tokens::Given(tokens.to_vec()));
         let step = Step { position, tokens: given, head_first, head_rows: 1 };
-        let recording = if tokens.len() == 1 { &self.decode } else { &self.prefill };
-        self.device.profile(recording, &self.step, &step).await
+        let recording = if tokens.len() == 1 { &self.recordings.decode } else { &self.recordings.prefill };
+        self.device.profile(recording, &self.network.step, &step).await
     }
 
     /// Numbers of the KV cache: `f32` or `f16`.
     pub fn cache_format(&self) -> &'static str {
-        if self.caches.iter().any(|c| c.f16) { "f16" } else { "f32" }
+        if self.network.caches.iter().any(|c| c.f16) { "f16" } else { "f32" }
     }
 
     /// The ops of a decode step.
     pub fn decode_ops(&self) -> &[Op] {
-        self.decode.ops()
+        self.recordings.decode.ops()
     }
 
     /// Writes rotations of positions `first..first + count` for a text of `length` positions.
     fn rotate(&self, first: usize, count: usize, length: usize) {
-        for (rope, table) in [&self.rotations.global, &self.rotations.local].into_iter().flatten() {
+        for (rope, table) in
+            [&self.network.rotations.global, &self.network.rotations.local].into_iter().flatten()
+        {
             let (frequencies, amplitude) = (rope::frequencies(rope, length), rope::amplitude(rope));
             for start in (first..first + count).step_by(ROTATION_BLOCK) {
                 let count = ROTATION_BLOCK.min(first + count - start);
@@ -613,20 +624,20 @@ impl Model {
         let step = Step { position, tokens: Tokens::Given(chunk.to_vec()), head_first, head_rows: 1 };
         if !last {
             // Reading anything back waits for the chunk, so that no submission grows too long.
-            let nothing = (&self.step, 0, 1);
-            self.device.run_and_read(&self.body, &self.step, &step, nothing).await?;
+            let nothing = (&self.network.step, 0, 1);
+            self.device.run_and_read(&self.recordings.body, &self.network.step, &step, nothing).await?;
             self.learn_chunk(chunk.len(), start.elapsed().as_secs_f64());
             return Ok(None);
         }
-        let recording = if chunk.len() == 1 { &self.decode } else { &self.prefill };
+        let recording = if chunk.len() == 1 { &self.recordings.decode } else { &self.recordings.prefill };
         let chosen = self.run_for_token(recording, &step).await?;
         self.learn_chunk(chunk.len(), start.elapsed().as_secs_f64());
         Ok(Some(chosen))
     }
 
     async fn run_for_token(&self, recording: &Recording, step: &Step) -> Result<u32> {
-        let chosen = (&self.step, STEP_HEADER, 1);
-        token(self.device.run_and_read(recording, &self.step, step, chosen).await?)
+        let chosen = (&self.network.step, STEP_HEADER, 1);
+        token(self.device.run_and_read(recording, &self.network.step, step, chosen).await?)
     }
 
     /// One decode step at `position`; returns the token of the largest logit.
@@ -638,19 +649,24 @@ impl Model {
     /// Submits a decode step. The next one may be submitted, with [`Tokens::Chosen`], before this one is finished.
     pub fn start_decode(&self, position: usize, tokens: Tokens) -> Result<Pending> {
         let step = self.decode_step(position, tokens)?;
-        self.device.start(&self.decode, &self.step, &step, (&self.step, STEP_HEADER, 1))
+        self.device.start(
+            &self.recordings.decode,
+            &self.network.step,
+            &step,
+            (&self.network.step, STEP_HEADER, 1),
+        )
     }
 
     /// The token that a decode step has chosen.
     pub async fn finish_decode(&self, pending: Pending) -> Result<u32> {
-        token(self.device.finish(&self.decode, pending).await?)
+        token(self.device.finish(&self.recordings.decode, pending).await?)
     }
 
     /// One decode step at `position`; returns the logits.
     pub async fn decode_logits(&self, position: usize, token: u32) -> Result<Vec<f32>> {
         let step = self.decode_step(position, Tokens::Given(vec![token]))?;
-        let all = (&self.logits, 0, self.config.vocab);
-        let words = self.device.run_and_read(&self.decode, &self.step, &step, all).await?;
+        let all = (&self.network.logits, 0, self.config.vocab);
+        let words = self.device.run_and_read(&self.recordings.decode, &self.network.step, &step, all).await?;
         Ok(bytemuck::cast_vec(words))
     }
 
@@ -664,7 +680,7 @@ impl Model {
 
     /// The logits of the last prefill or decode.
     pub async fn logits(&self) -> Result<Vec<f32>> {
-        self.device.read(&self.logits, 1).await
+        self.device.read(&self.network.logits, 1).await
     }
 
     /// Runs a text from position 0 and hands the logits of every position to `each`, in order.
@@ -678,12 +694,13 @@ impl Model {
             let position = i * self.chunk;
             let mut step =
                 Step { position, tokens: Tokens::Given(chunk.to_vec()), head_first: 0, head_rows: 1 };
-            self.device.run(&self.body, &self.step, &step)?;
+            self.device.run(&self.recordings.body, &self.network.step, &step)?;
             for first in (0..chunk.len()).step_by(HEAD_BLOCK) {
                 step.head_first = first;
                 step.head_rows = HEAD_BLOCK.min(chunk.len() - first);
-                let all = (&self.block_logits, 0, step.head_rows * self.config.vocab);
-                let words = self.device.run_and_read(&self.head, &self.step, &step, all).await?;
+                let all = (&self.network.block_logits, 0, step.head_rows * self.config.vocab);
+                let words =
+                    self.device.run_and_read(&self.recordings.head, &self.network.step, &step, all).await?;
                 let logits: Vec<f32> = bytemuck::cast_vec(words);
                 for (row, logits) in logits.chunks_exact(self.config.vocab).enumerate() {
                     each(position + first + row, logits)?;

@@ -228,6 +228,10 @@ impl Codec for Lookup {
         words
     }
 
+    fn tied_to_shape(&self) -> bool {
+        !matches!(self.scales, Scales::Float(_))
+    }
+
     fn constants(&self) -> Vec<(&'static str, u32)> {
         let (format, slices, first_slice) = match &self.scales {
             Scales::Float(kind) => (kind.scale_format(), 0, 0),

@@ -180,6 +180,10 @@ impl Codec for Mixed {
         words
     }
 
+    fn tied_to_shape(&self) -> bool {
+        true
+    }
+
     fn constants(&self) -> Vec<(&'static str, u32)> {
         Vec::new()
     }

@@ -279,6 +279,11 @@ pub trait Codec: Debug + Send + Sync + 'static {
         &[]
     }
 
+    /// Whether its tables are made for a matrix of one shape: its slices, its rates along a row.
+    fn tied_to_shape(&self) -> bool {
+        false
+    }
+
     /// `const NAME: u32 = value;` lines of the shader.
     fn constants(&self) -> Vec<(&'static str, u32)>;
 

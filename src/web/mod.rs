@@ -191,12 +191,13 @@ impl PageDevice {
 struct ModelOptions {
     context: Option<usize>,
     precision: String,
+    quantize: Option<String>,
     device: DeviceOptions,
 }
 
 impl Default for ModelOptions {
     fn default() -> Self {
-        Self { context: None, precision: "auto".into(), device: DeviceOptions::default() }
+        Self { context: None, precision: "auto".into(), quantize: None, device: DeviceOptions::default() }
     }
 }
 
@@ -208,7 +209,8 @@ impl ModelOptions {
             "f32" => Precision::F32,
             other => return Err(Error::invalid("precision").expected("f32, f16 or auto").found(other)),
         };
-        Ok(LoadOptions { precision, context: self.context, ..LoadOptions::default() })
+        let quantize = self.quantize.as_deref().map(str::parse).transpose()?;
+        Ok(LoadOptions { precision, context: self.context, quantize, ..LoadOptions::default() })
     }
 }
 

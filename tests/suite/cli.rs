@@ -198,6 +198,40 @@ fn chat_takes_turns() {
 }
 
 #[test]
+fn adapters_are_added_and_switched() {
+    let Some(shared) = crate::shared::shared("adapters") else { return };
+    let path = |name: &str| shared.join("fixtures/tinystories-656k").join(name).display().to_string();
+    let (base, name) = (path("bnb-nf4-dq"), "lora-on-bnb-nf4-dq");
+    let (lora, half) = (path(name), format!("{}=0.5", path(name)));
+    let logits =
+        |more: &[&str]| json(&[&["logits", &base, "--tokens", "1,80"], more].concat())["logits"].to_string();
+    let [none, whole] = [logits(&[]), logits(&["--lora", &lora])];
+    assert_eq!(logits(&["--lora", &format!("{lora}=0")]), none);
+    assert_ne!(whole, none);
+    let twice = logits(&["--lora", &half, "--lora", &half]); // the second has its path for a name
+    assert!(twice != none && twice != logits(&["--lora", &half]));
+
+    let much = format!("{lora}=-10");
+    let chat =
+        ["chat", &base, "--lora", &much, "--temperature", "0", "--max-tokens", "8", "--adapter", "cpu"];
+    let with = |lines: &str| {
+        let output = with_input(&mut halfbyte(&chat), lines);
+        assert!(output.status.success());
+        (String::from_utf8(output.stdout).expect("UTF-8"), String::from_utf8(output.stderr).expect("UTF-8"))
+    };
+    let say = "Once upon a time";
+    let (texts, notes) = with(&format!(
+        "{say}\n/reset\n/lora {name}=0\n{say}\n/reset\n/lora {name} = -10\n{say}\n/lora nobody=1\n/lora x\n"
+    ));
+    let texts: Vec<&str> = texts.lines().collect();
+    assert!(texts.len() == 3 && texts[0] == texts[2] && texts[0] != texts[1], "{texts:?}");
+    for note in [format!("({name}=0)"), format!("({name}=-10)"), "found nobody".into(), "NAME=WEIGHT".into()]
+    {
+        assert!(notes.contains(&note), "{notes}");
+    }
+}
+
+#[test]
 fn logits_are_those_of_the_golden_file() {
     let folder = fixture("llama");
     let golden = std::fs::read_to_string(Path::new(&folder).join("golden.json")).expect("golden.json");
@@ -228,6 +262,24 @@ fn activations_are_quantized_where_that_is_asked_for() {
     let f32 = json(&["logits", folder, "--tokens", "1,80"])["logits"].clone();
     assert_eq!(logits("f32"), f32);
     assert_ne!(logits("native"), f32);
+}
+
+#[test]
+fn a_model_is_quantized_while_it_is_loaded() {
+    let folder = fixture("llama-f16");
+    let logits = |more: &[&str]| {
+        let report = json(&[&["logits", &folder, "--tokens", "1,80"], more].concat());
+        report["logits"].as_array().expect("logits").iter().filter_map(Value::as_f64).collect::<Vec<f64>>()
+    };
+    let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let plain = logits(&[]);
+    let error = |name: &str| {
+        let found = logits(&["--quantize", name]);
+        norm(&found.iter().zip(&plain).map(|(a, b)| a - b).collect::<Vec<f64>>()) / norm(&plain)
+    };
+    let [int8, int4, nf4] = ["int8", "int4", "nf4"].map(error);
+    assert!(0.0 < int8 && int8 < 0.05 && int8 < int4.min(nf4) && int4.max(nf4) < 0.3, "{int8} {int4} {nf4}");
+    fails(&["logits", &folder, "--tokens", "1", "--quantize", "nf5"], 2, &["nf4, int8 or int4", "nf5"]);
 }
 
 #[test]
@@ -345,6 +397,7 @@ fn failures_say_what_is_wrong() {
     cpu(&["tokenize", "no/such/model", "text"], &["no/such/model"]);
     cpu(&["perplexity", "embedded", "no/such/text"], &["no/such/text"]);
     cpu(&["run", "embedded", "One day", "--lora", "no/such/lora"], &["no/such/lora"]);
+    cpu(&["run", "embedded", "--quantize", "nf4"], &["quantized already", "tale.gguf", "without --quantize"]);
     cpu(&["run", "embedded", "Hi", "--system", "Be brief."], &["no chat template"]);
     cpu(&["run", "embedded", &"again and ".repeat(50), "--context", "32"], &["prompt", "32", "--context"]);
     cpu(&["logits", "embedded", "--tokens", "1,99999999"], &["99999999", "vocabulary"]);
@@ -377,8 +430,16 @@ fn every_command_has_an_example() {
         let output = run(&[command, "--help"]);
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.contains("Example"), "{text}");
-        let flags =
-            ["--json", "--adapter", "--precision", "--activations", "--context", "--without", "--limits"];
+        let flags = [
+            "--json",
+            "--adapter",
+            "--precision",
+            "--activations",
+            "--quantize",
+            "--context",
+            "--without",
+            "--limits",
+        ];
         for flag in flags {
             assert!(text.contains(flag), "{command} has no {flag}");
         }

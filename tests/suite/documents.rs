@@ -1,8 +1,14 @@
 //! What the documents promise about the registries.
 
+use halfbyte::bench::Report;
+use halfbyte::bench::random::codec_names;
 use halfbyte::checkpoint::READERS;
+use halfbyte::checkpoint::formats::FORMATS;
+use halfbyte::inspect::formats;
 use halfbyte::model::ARCHITECTURES;
 use halfbyte::quant::CODECS;
+use std::collections::BTreeMap;
+use std::path::Path;
 
 const README: &str = include_str!("../../README.md");
 
@@ -14,6 +20,70 @@ fn the_readme_names_every_format_codec_and_model() {
     let missing: Vec<&str> =
         names.chain(models).filter(|name| !text.contains(&name.to_lowercase())).collect();
     assert!(missing.is_empty(), "README.md does not name {missing:?}");
+}
+
+/// Every reader and codec has a line, and lines name codecs that can be measured.
+#[test]
+fn the_table_of_formats_is_whole() {
+    for reader in READERS {
+        let found = FORMATS.iter().any(|format| format.reader.name == reader.name);
+        assert!(found, "no line for {}", reader.name);
+    }
+    for family in CODECS {
+        let mut codecs = FORMATS.iter().flat_map(|format| format.codecs);
+        assert!(codecs.any(|codec| codec.name == family.name), "no line for the codec {}", family.name);
+    }
+    let known = codec_names();
+    for format in FORMATS.iter().filter(|format| !format.bench.is_empty()) {
+        assert!(known.contains(&format.bench.to_string()), "bench knows no {}", format.bench);
+    }
+}
+
+/// What speeds are relative to.
+const BASE: &str = "int4-g128";
+const MARKS: [&str; 2] = [
+    "<!-- formats: HALFBYTE_WRITE_README=1 cargo test --test suite documents -->\n\n",
+    "\n<!-- end of formats -->",
+];
+
+/// Decoded tokens a second of each codec in `benchmarks/results/formats.json`, if there is such a file.
+fn speeds(folder: &Path) -> BTreeMap<String, f64> {
+    let Ok(text) = std::fs::read_to_string(folder.join("benchmarks/results/formats.json")) else {
+        return BTreeMap::new();
+    };
+    let report = Report::parse(&text, "formats.json").expect("a report of bench");
+    let models = report.adapters.iter().flat_map(|adapter| &adapter.models);
+    models.filter_map(|m| Some((m.format.clone(), m.decode.first()?.tokens_per_s.median))).collect()
+}
+
+/// README's table is what the registries and the measurements say; with `HALFBYTE_WRITE_README` set it is made so.
+#[test]
+fn the_readme_has_the_table_of_formats() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let speeds = speeds(folder);
+    let mut table = String::from(
+        "| format | codec | transform | side term | tested on files of | bits a weight | decode speed |\n\
+         |---|---|---|---|---|---|---|\n",
+    );
+    for f in formats().table {
+        let speed =
+            speeds.get(f.bench).zip(speeds.get(BASE)).map(|(speed, base)| format!("{:.2}", speed / base));
+        let speed = speed.unwrap_or("—".into());
+        let cells = [f.format, &f.codec, f.transform, f.side_term, f.tested, f.bits_per_weight, &speed];
+        let cell = |cell: &str| if cell.is_empty() { "| ".into() } else { format!("| {cell} ") };
+        table += &(cells.map(cell).concat() + "|\n");
+    }
+    let readme = std::fs::read_to_string(folder.join("README.md")).expect("README.md");
+    let (before, rest) = readme.split_once(MARKS[0]).expect("where the table begins");
+    let (found, after) = rest.split_once(MARKS[1]).expect("where the table ends");
+    if std::env::var_os("HALFBYTE_WRITE_README").is_some() {
+        let text = format!("{before}{}{table}{}{after}", MARKS[0], MARKS[1]);
+        return std::fs::write(folder.join("README.md"), text).expect("README.md can be written");
+    }
+    assert!(
+        found == table,
+        "README.md's table of formats is old: HALFBYTE_WRITE_README=1 cargo test --test suite documents"
+    );
 }
 
 #[test]

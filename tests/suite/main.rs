@@ -11,6 +11,7 @@ mod golden;
 mod hub;
 mod inspect;
 mod kernels;
+mod memory;
 mod mutations;
 mod readers;
 mod recording;

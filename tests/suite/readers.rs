@@ -21,6 +21,7 @@ mod ggml;
 mod golden;
 mod hostile;
 mod integers;
+mod quantize;
 mod split;
 mod transformed;
 

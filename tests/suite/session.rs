@@ -1,5 +1,8 @@
 //! Sessions: what streams is what was generated, whatever the cache holds already.
 
+use crate::shared::shared;
+use halfbyte::checkpoint::Checkpoint;
+use halfbyte::checkpoint::lora::Adapter;
 use halfbyte::model::{LoadOptions, Precision};
 use halfbyte::sampler::SamplerOptions;
 use halfbyte::session::{Event, FinishReason, GenerateOptions};
@@ -205,4 +208,32 @@ fn a_text_goes_on_with_another_load_of_its_model() {
         }
         assert_eq!(whole, text);
     }
+}
+
+/// Whatever was in the cache was computed with other weights.
+#[test]
+fn a_conversation_is_read_again_when_adapters_change() {
+    let Some(shared) = shared("adapters") else { return };
+    let tiny = shared.join("fixtures/tinystories-656k");
+    let name = "lora-on-bnb-nf4-dq";
+    let mut session = pollster::block_on(async {
+        let checkpoint = Checkpoint::open(tiny.join("bnb-nf4-dq")).await.expect("the base");
+        let adapters = vec![Adapter::open(tiny.join(name)).await.expect("an adapter")];
+        let options = LoadOptions { context: Some(64), adapters, ..LoadOptions::default() };
+        Session::load(&Device::Cpu, &checkpoint, &options, |_| {}).await.expect("a session")
+    });
+    let options = greedy(12);
+    let mut texts = Vec::new();
+    for weight in [-10.0, 0.0, -10.0] {
+        pollster::block_on(session.set_adapter_weights(&[(name, weight)])).expect("a weight");
+        let [cached, fresh] = [false, true].map(|reset| {
+            if reset {
+                session.reset();
+            }
+            write(&mut session, "Once upon a time", &options).0
+        });
+        assert_eq!(cached, fresh, "with weight {weight}");
+        texts.push(fresh);
+    }
+    assert!(texts[0] == texts[2] && texts[0] != texts[1], "{texts:?}");
 }

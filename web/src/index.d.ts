@@ -49,6 +49,8 @@ export interface LoadOptions {
   context?: number;
   /** Storage of the KV cache. Default: `auto`, which is f16. */
   precision?: 'f32' | 'f16' | 'auto';
+  /** Quantize an unquantized model (f32, f16, bf16) as it is loaded: 4.5, 8 or 4.6 bits a weight. */
+  quantize?: 'nf4' | 'int8' | 'int4';
   /** Keep downloads in the browser's storage (OPFS). Default: true, where there is one. */
   cache?: boolean;
   /** The Hugging Face hub. Default: `https://huggingface.co`, no token. */

@@ -82,7 +82,7 @@ const methods = {
     let opened;
     try {
       opened = await open(source, options, { core, signal, running: () => running, tell, breathe });
-      const settings = JSON.stringify({ context: options.context, precision: options.precision ?? 'auto', device: deviceOptions });
+      const settings = JSON.stringify({ context: options.context, precision: options.precision ?? 'auto', quantize: options.quantize, device: deviceOptions });
       const model = await core.Model.load(device, opened.files, settings, (stage, done, total) => {
         tell({ stage, done, total });
         return goOn(signal);
