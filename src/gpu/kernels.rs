@@ -41,8 +41,6 @@ impl Grid {
     }
 }
 
-/// Rows of a matrix from which a lane of a GPU works on two: there are lanes enough.
-const TWO_TILES_FROM: usize = 1 << 14;
 /// Tokens of a recording from which a product is a matmul: a recording for one is a decode step.
 pub(crate) const MATMUL_FROM: usize = 2;
 /// Rows and tokens of a matmul tile.
@@ -90,7 +88,7 @@ pub(crate) enum XSource {
 
 impl Spread {
     /// All that [`Spread::choose`] returns.
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 12] = [
         Spread::Matvec { tiles: 1, split: 1, x: XSource::Lane },
         Spread::Matvec { tiles: 4, split: 1, x: XSource::Lane },
         Spread::Matvec { tiles: 1, split: 1, x: XSource::Subgroup },
@@ -99,7 +97,6 @@ impl Spread {
         Spread::Matvec { tiles: 1, split: 4, x: XSource::Lane },
         Spread::Matvec { tiles: 1, split: 8, x: XSource::Lane },
         Spread::Matvec { tiles: 1, split: 16, x: XSource::Lane },
-        Spread::Matvec { tiles: 2, split: 16, x: XSource::Lane },
         Spread::Tiles { high: 8 },
         Spread::Tiles { high: 16 },
         Spread::Rows { rows: 8, tokens: 8, x: XSource::Subgroup },
@@ -124,8 +121,7 @@ impl Spread {
             (true, true) => Spread::Matvec { tiles: if shape.rows >= 128 { 4 } else { least }, split: 1, x },
             (true, false) => {
                 let split = lanes_a_row(shape.cols, capabilities.invocations);
-                let tiles = if shape.rows >= TWO_TILES_FROM { 2 } else { least };
-                Spread::Matvec { tiles, split, x: XSource::Lane }
+                Spread::Matvec { tiles: least, split, x: XSource::Lane }
             }
             // Without subgroups at all it is llvmpipe; small ones are those of SwiftShader, whose loops are not unrolled.
             (false, true) if wide || capabilities.subgroups.is_none() => {

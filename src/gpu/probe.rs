@@ -77,7 +77,7 @@ async fn copies(context: &Context) -> Result<f64> {
     }
     let dispatch = |i: u64| Lowered {
         module: copy_module(),
-        buffers: if i % 2 == 0 { vec![(4, &a), (5, &b)] } else { vec![(4, &b), (5, &a)] },
+        buffers: if i.is_multiple_of(2) { vec![(4, &a), (5, &b)] } else { vec![(4, &b), (5, &a)] },
         params: vec![(size / 16) as u32, GROUPS * 256],
         grid: Grid::fixed(GROUPS as usize, 1),
     };

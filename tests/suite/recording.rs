@@ -45,7 +45,9 @@ fn check_step(context: &Context, checkpoint: &Checkpoint, name: &str) {
     let transforms = model.decode_ops().iter().filter(|op| matches!(op, Op::Hadamard { .. })).count();
     let [submits, passes, dispatches, uploads, up, down] = decode;
     assert_eq!([submits, passes, uploads, up, down], [1, 1, 1, 16, 4], "{name}");
-    let most = AROUND + 9 * model.config.layers + 2 * transforms;
+    // On a GPU the two norms go too, and attention may be cut into shares: at most six.
+    let a_layer = if transforms == 0 { 7 } else { 8 };
+    let most = AROUND + a_layer * model.config.layers + 2 * transforms;
     assert!(dispatches as usize <= most, "{name}: {dispatches} dispatches, at most {most}");
     assert_eq!([prefill[0], prefill[1], prefill[3], prefill[5]], [1, 1, 1, 4], "{name}");
     assert!(prefill[2] <= 2 * dispatches, "{name}: prefill takes {} dispatches", prefill[2]);
