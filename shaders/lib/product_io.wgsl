@@ -8,22 +8,24 @@ fn x_at(token: u32, k: u32) -> f32 {
     return x[token * P.x_stride + k / 4u][k & 3u];
 }
 
+fn within(v: vec4<f32>, j: u32) -> vec4<f32> {
+    if (RAGGED) {
+        return select(v, vec4(0.0), 4u * j >= P.cols);
+    }
+    return v;
+}
+
 // x[4j .. 4j + 3], zero beyond the columns (where the last unit is RAGGED). Tokens beyond the end repeat the last one;
 // nothing is stored for them.
 fn x4(token: u32, j: u32) -> vec4<f32> {
     let at = min(token, token_end - 1u);
-    var v: vec4<f32>;
     if (PERMUTED) {
         let k = min(4u * j, P.cols - 4u);
-        v = vec4(x_at(at, permutation[k]), x_at(at, permutation[k + 1u]),
-                 x_at(at, permutation[k + 2u]), x_at(at, permutation[k + 3u]));
-    } else {
-        v = x[at * P.x_stride + j];
+        let v = vec4(x_at(at, permutation[k]), x_at(at, permutation[k + 1u]),
+                     x_at(at, permutation[k + 2u]), x_at(at, permutation[k + 3u]));
+        return within(v, j);
     }
-    if (RAGGED) {
-        v = select(v, vec4(0.0), 4u * j >= P.cols);
-    }
-    return v;
+    return within(x[at * P.x_stride + j], j);
 }
 
 // What the sums are to be multiplied by.

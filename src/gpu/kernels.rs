@@ -88,7 +88,7 @@ pub(crate) enum XSource {
 
 impl Spread {
     /// All that [`Spread::choose`] returns.
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 11] = [
         Spread::Matvec { tiles: 1, split: 1, x: XSource::Lane },
         Spread::Matvec { tiles: 4, split: 1, x: XSource::Lane },
         Spread::Matvec { tiles: 1, split: 1, x: XSource::Subgroup },
@@ -100,7 +100,6 @@ impl Spread {
         Spread::Tiles { high: 8 },
         Spread::Tiles { high: 16 },
         Spread::Rows { rows: 8, tokens: 8, x: XSource::Subgroup },
-        Spread::Rows { rows: 8, tokens: 8, x: XSource::Lane },
     ];
 
     /// Those of them that a norm before the product or a gated activation after it is tested with.
@@ -123,10 +122,9 @@ impl Spread {
                 let split = lanes_a_row(shape.cols, capabilities.invocations);
                 Spread::Matvec { tiles: least, split, x: XSource::Lane }
             }
-            // Without subgroups at all it is llvmpipe; small ones are those of SwiftShader, whose loops are not unrolled.
-            (false, true) if wide || capabilities.subgroups.is_none() => {
-                Spread::Rows { rows: 8, tokens: 8, x }
-            }
+            (false, true) if wide => Spread::Rows { rows: 8, tokens: 8, x },
+            // Small subgroups are those of SwiftShader, whose loops are not unrolled; none at all is GL, whose compiler takes
+            // many seconds for a block of rows × tokens.
             (false, software) => Spread::Tiles { high: if software || tokens <= 32 { 8 } else { 16 } },
         }
     }
@@ -1113,7 +1111,7 @@ fn modules(every_slot: bool) -> Vec<Module> {
             let cache = if f16 { "f16" } else { "f32" };
             let suffix = format!(" {head_dim} {cache}{reduction}");
             add(suffix.clone(), attention_module(head_dim, f16, &capabilities));
-            for (group, normed, shares) in [(1, false, 1), (1, true, 16), (3, false, 5)] {
+            for (group, normed, shares) in [(1, false, 1), (1, true, 16), (3, false, 5), (3, true, 1)] {
                 let lanes = if subgroups.is_some() && group == 1 && head_dim <= 128 { 32 } else { LANES };
                 let plan = DecodeAttention { head_dim, group, normed, f16, shares, lanes };
                 let suffix = format!("{suffix}, group {group}, shares {shares}");

@@ -31,11 +31,38 @@ fn assert_all_pass(contexts: impl IntoIterator<Item = Context>) {
     }
 }
 
+/// Constants of which the list has not every value, and not with every other: sizes, and slots that are filled or not.
+const FREE: [&str; 13] = [
+    "ACTIVATION",
+    "ADD",
+    "BIASED",
+    "GROUP",
+    "LANES",
+    "PERMUTED",
+    "RAGGED",
+    "SHARES",
+    "SPLIT",
+    "TABLE_ROOM",
+    "TILE",
+    "TILES",
+    "X_VECS",
+];
+
+/// A linked text without those.
+fn bound(text: &str) -> String {
+    let free = |line: &str| {
+        let name = line.strip_prefix("const ").and_then(|rest| rest.split_once(':'));
+        name.is_some_and(|(name, _)| FREE.contains(&name))
+    };
+    text.lines().filter(|line| !free(line)).collect::<Vec<_>>().join("\n")
+}
+
 /// The list that is checked without a GPU has everything that runs on one.
 fn assert_listed(context: &Context) {
     let listed: HashSet<String> =
-        all_modules().iter().map(|m| link(m, Dialect::Native, &BTreeMap::new()).text).collect();
-    let missing: Vec<String> = context.shaders().into_iter().filter(|text| !listed.contains(text)).collect();
+        all_modules().iter().map(|m| bound(&link(m, Dialect::Native, &BTreeMap::new()).text)).collect();
+    let missing: Vec<String> =
+        context.shaders().into_iter().filter(|text| !listed.contains(&bound(text))).collect();
     assert!(missing.is_empty(), "{} are not in all_modules, such as:\n{}", missing.len(), missing[0]);
 }
 

@@ -28,7 +28,7 @@ const MUTATIONS: &[Mutation] = &[
     mutation("codecs/plain.wgsl", "min(2u * i + 1u, last)", "min(2u * i, last)", "matvec", "f32"),
     mutation("codecs/plain.wgsl", "unpack2x16float(v.w))", "unpack2x16float(v.z))", "gather", "f16"),
     mutation("codecs/plain.wgsl", "v << vec4(16u)", "v << vec4(17u)", "matmul", "bf16"),
-    mutation("codecs/int.wgsl", "(w >> vec4(4u))", "(w >> vec4(3u))", "matvec", "int4 g64 zeros"),
+    mutation("codecs/int.wgsl", "w >> vec4(20u)", "w >> vec4(19u)", "matvec", "int4 g64 zeros"),
     mutation(
         "lib/planes.wgsl",
         "vec2(word, word >> 4u)",
