@@ -20,7 +20,7 @@ macro_rules! parts {
     ($($file:literal),* $(,)?) => {
         /// Every shader part of the crate.
         pub static PARTS: &[Part] =
-            &[$(Part { file: $file, text: include_str!(concat!("../../shaders/", $file)) }),*];
+            &[$(Part { file: $file, text: include_str!(concat!(env!("OUT_DIR"), "/shaders/", $file)) }),*];
     };
 }
 
