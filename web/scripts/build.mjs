@@ -8,7 +8,7 @@
 // CARGO_TARGET_DIR says where Cargo builds, WASM_BINDGEN names the wasm-bindgen program.
 
 import { execFileSync, spawnSync } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { brotliCompressSync, constants } from 'node:zlib';
@@ -97,6 +97,14 @@ const files = (folder) =>
   readdirSync(folder, { withFileTypes: true }).flatMap((entry) =>
     entry.isDirectory() ? files(join(folder, entry.name)) : join(folder, entry.name));
 
+/** Takes whole-line comments out of the scripts of dist/: what is there is downloaded, what is here is read. */
+function lean() {
+  const comments = /^[ \t]*(\/\*(?:(?!\*\/)[^])*\*\/|\/\/.*)[ \t]*\n/gm;
+  for (const path of files(DIST).filter((path) => path.endsWith('.js'))) {
+    writeFileSync(path, readFileSync(path, 'utf8').replace(comments, ''));
+  }
+}
+
 /** Prints what is in dist/ and how large it travels; whether it keeps to the budget. */
 function sizes() {
   const row = (name, size, small) => console.log(name.padEnd(44), ...[size, small].map((n) => String(n).padStart(10)));
@@ -132,5 +140,6 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     core({ optimize: !options.has('--quick') });
   }
   copy();
+  lean();
   if (!sizes()) process.exitCode = options.has('--quick') ? 0 : 1;
 }
