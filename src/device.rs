@@ -140,8 +140,7 @@ impl Device {
     pub fn zeros(&self, label: &str, rows: usize, cols: usize) -> Result<Tensor> {
         let storage = match self {
             Device::Gpu(context) => {
-                let buffer = context.buffer(label, (rows * cols) as u64 * 4)?;
-                Storage::Gpu(Arc::new(GpuBuffer { buffer, context: context.clone() }))
+                Storage::Gpu(Arc::new(GpuBuffer::new(context, label, (rows * cols) as u64 * 4)?))
             }
             Device::Cpu => {
                 let mut words = Vec::new();
@@ -217,8 +216,7 @@ impl Device {
                 for (first_row, shape) in split(&*codec, shape, context.capabilities().max_binding) {
                     let mut buffers = Vec::new();
                     for words in shape.binding_words(&*codec) {
-                        let buffer = context.buffer(label, words as u64 * 4)?;
-                        buffers.push(GpuBuffer { buffer, context: context.clone() });
+                        buffers.push(GpuBuffer::new(context, label, words as u64 * 4)?);
                     }
                     if let (false, Some(last)) = (tables.is_empty(), buffers.last()) {
                         context.write(&last.buffer, 0, &tables);
@@ -402,9 +400,8 @@ fn codebook(context: &Context, words: &'static [u32]) -> Result<Option<Arc<GpuBu
     if let Some(found) = entry.upgrade() {
         return Ok(Some(found));
     }
-    let buffer = context.buffer("codebook", words.len() as u64 * 4)?;
-    context.write(&buffer, 0, words);
-    let made = Arc::new(GpuBuffer { buffer, context: context.clone() });
+    let made = Arc::new(GpuBuffer::new(context, "codebook", words.len() as u64 * 4)?);
+    context.write(&made.buffer, 0, words);
     *entry = Arc::downgrade(&made);
     Ok(Some(made))
 }

@@ -9,7 +9,7 @@
 @group(0) @binding(7) var<storage, read> keys: array<Cached>;
 @group(0) @binding(8) var<storage, read> values: array<Cached>;
 
-const SHARES: u32 = LANES / D4; // lanes that share four columns of the output
+const SPLIT: u32 = LANES / D4; // lanes that share four columns of the output
 var<workgroup> query: array<vec4<f32>, D4>;
 var<workgroup> weights: array<f32, LANES>;
 var<workgroup> sums: array<vec4<f32>, LANES>;
@@ -62,9 +62,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         let shrink = exp(max(most - new_most, -80.0));
         total = total * shrink + reduce_add(weight, lane.x); // its barriers publish `weights`
         sum *= shrink;
-        if (share < SHARES) {
+        if (share < SPLIT) {
             let count = min(LANES, end - first);
-            for (var i = share; i < count; i += SHARES) {
+            for (var i = share; i < count; i += SPLIT) {
                 let at = (kv_head * P.context + first + i) * D4 + column;
                 sum += weights[i] * from_cache(values[at]);
             }
@@ -75,7 +75,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     sums[lane.x] = sum;
     workgroupBarrier();
     if (lane.x < D4) {
-        for (var i = 1u; i < SHARES; i++) {
+        for (var i = 1u; i < SPLIT; i++) {
             sum += sums[i * D4 + lane.x];
         }
         out[(token * P.heads + head_index) * D4 + lane.x] = sum / total;

@@ -85,7 +85,9 @@ fn products_of_norm(ops: &[Op], i: usize, capabilities: &Capabilities) -> Option
             let Op::Product { rows: own, matrix, x: input, int8: false, out: to, .. } = op else {
                 return None;
             };
-            let same = own == rows && input.is(out) && !to.is(out) && matrix.shape.cols == x.cols;
+            // One dispatch cannot read x and write to it.
+            let apart = !to.is(out) && !to.is(x);
+            let same = own == rows && input.is(out) && apart && matrix.shape.cols == x.cols;
             if !same || changed || to.rows >= MATMUL_FROM || !normed_fits(matrix, capabilities) {
                 return None;
             }

@@ -5,7 +5,9 @@ use crate::shared::shared;
 use halfbyte::checkpoint::Checkpoint;
 use halfbyte::gpu::{Context, Options};
 use halfbyte::model::{LoadOptions, Precision, Progress, Stage};
-use halfbyte::ops::{Op, Tokens};
+use halfbyte::ops::{Op, Rows, STEP_HEADER, Step, Tokens};
+use halfbyte::quant::plain::Plain;
+use halfbyte::quant::{Kind, Shape};
 use halfbyte::verify::relative_error;
 use halfbyte::{Device, Model, embedded};
 use std::path::Path;
@@ -170,4 +172,37 @@ fn loading_tells_of_weights_and_then_of_kernels() {
     assert!(told.is_sorted_by_key(|p| p.stage == Stage::Kernels), "weights first: {told:?}");
     // Each kernel is compiled in this stage, none later and none twice.
     assert_eq!(kernels.last().map(|p| p.total), Some(context.shaders().len() as u64));
+}
+
+/// A norm is no part of a product that adds to what was normed: one dispatch cannot read a buffer and write to it.
+#[test]
+fn a_product_may_add_to_what_was_normed() {
+    let result = |device: &Device| {
+        let tensor = |cols, first: f32| {
+            let tensor = device.zeros("test", 1, cols).expect("a tensor");
+            let values: Vec<f32> = (0..cols).map(|i| first + i as f32 / 64.0).collect();
+            device.write(&tensor, 0, bytemuck::cast_slice(&values));
+            tensor
+        };
+        let (x, weight, normed) = (tensor(64, -0.5), tensor(64, 0.25), tensor(64, 0.0));
+        let step = device.zeros("step", 1, STEP_HEADER + 1).expect("a step");
+        let items = vec![(0..64 * 64).map(|i| ((i * 37 % 101) as f32 / 101.0 - 0.5).to_bits()).collect()];
+        let shape = Shape { rows: 64, cols: 64 };
+        let matrix = Arc::new(device.dense("test", Plain::new(Kind::F32), shape, items).expect("a matrix"));
+        let rows = Rows::Tokens;
+        let norm = Op::RmsNorm { rows, x: x.clone(), weight, eps: 0.1, out: normed.clone(), add: false };
+        let (int8, permutation, bias, out) = (false, None, None, x.clone());
+        let product =
+            Op::Product { rows, matrix, x: normed, int8, permutation, bias, out, offset: 0, add: true };
+        let once = Step { position: 0, tokens: Tokens::Given(vec![0]), head_first: 0, head_rows: 1 };
+        pollster::block_on(async {
+            let recording = device.record(&step, vec![norm, product]).await?;
+            device.run(&recording, &step, &once)?;
+            device.read(&x, 1).await
+        })
+    };
+    let options = Options { as_gpu: true, ..Options::default() };
+    let gpu = result(&Device::Gpu(contexts(&options).remove(0))).expect("the GPU runs it");
+    let error = relative_error(&gpu, &result(&Device::Cpu).expect("the twin runs it"));
+    assert!(error < 1e-5, "{error}");
 }
