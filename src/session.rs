@@ -5,21 +5,16 @@
 
 use crate::chat::{ChatTemplate, Message};
 use crate::checkpoint::Checkpoint;
-use crate::device::{Device, Pending};
+use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::model::{LoadOptions, Model, Progress};
-use crate::ops::Tokens;
+use crate::model::{Ahead, LoadOptions, Model, Progress};
 use crate::sampler::{Sampler, SamplerOptions};
 use crate::stop::StopStrings;
 use crate::tokenizer::{Decoder, Tokenizer};
 use futures_util::Stream;
 use serde::Serialize;
-use std::collections::VecDeque;
 use std::time::Duration;
 use web_time::Instant;
-
-/// Greedy decode steps that are submitted at once: while a token is on its way back, the GPU works on the next.
-const DEPTH: usize = 2;
 
 /// A model with its tokenizer and the conversation in its cache.
 pub struct Session {
@@ -64,9 +59,9 @@ pub struct Generation<'a> {
     stops: StopStrings,
     decoder: Decoder,
     max_tokens: usize,
-    reading: bool,            // in the middle of the prompt
-    chosen_on_device: bool,   // the last token is where the next step reads it
-    ahead: VecDeque<Pending>, // decode steps that are submitted, the first for the token that comes next
+    reading: bool,          // in the middle of the prompt
+    chosen_on_device: bool, // the last token is where the next step reads it
+    ahead: Ahead,
     finished: Option<FinishReason>,
     prefilled: usize,
     prefill_time: Duration,
@@ -158,7 +153,7 @@ impl Session {
             tokens: Vec::new(),
             reading: false,
             chosen_on_device: false,
-            ahead: VecDeque::new(),
+            ahead: Ahead::default(),
             finished: None,
             prefilled: 0,
             prefill_time: Duration::ZERO,
@@ -341,18 +336,8 @@ impl Generation<'_> {
         let on_device = std::mem::replace(&mut self.chosen_on_device, false);
         let next = if self.sampler.is_greedy() {
             // The device chose the last token itself: nothing but the position goes up, 4 bytes come back.
-            let mut ahead = std::mem::take(&mut self.ahead);
-            let left = self.max_tokens - self.tokens.len();
-            let depth = if matches!(model.device(), Device::Cpu) { 1 } else { DEPTH.min(left) };
-            while ahead.len() < depth {
-                let given = ahead.is_empty() && !on_device;
-                let tokens = if given { Tokens::Given(vec![last]) } else { Tokens::Chosen };
-                ahead.push_back(model.start_decode(position + ahead.len(), tokens)?);
-            }
-            let first = ahead.pop_front().ok_or_else(|| Error::invalid("nothing to continue"))?;
-            let next = model.finish_decode(first).await?;
-            self.ahead = ahead;
-            next
+            let given = (!on_device).then_some(last);
+            self.ahead.next(model, position, given, self.max_tokens - self.tokens.len()).await?
         } else {
             let logits = model.decode_logits(position, last).await?;
             self.sample(logits)?

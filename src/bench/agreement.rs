@@ -76,8 +76,9 @@ fn affordable(config: &ModelConfig) -> Option<usize> {
     (layers * layer + head <= MOST_WEIGHTS).then_some(layers as usize)
 }
 
-/// Loads the first layers on `device` and on the CPU, both as `load` says but for the context, and runs `tokens` tokens through both. None on the CPU, and for
-/// models of which the twin cannot run one layer in reasonable time.
+/// Loads the first layers on `device` and on the CPU, both as `load` says but for the context, and runs `tokens` tokens
+/// through both. None on the CPU, where nothing is computed, and for models of which the twin cannot run one layer in
+/// reasonable time.
 pub async fn agreement(
     device: &Device,
     weights: &impl Weights,
@@ -85,7 +86,12 @@ pub async fn agreement(
     tokens: usize,
 ) -> Result<Option<Agreement>> {
     let config = weights.config();
-    let (Device::Gpu(_), Some(layers), 1..) = (device, affordable(config), tokens) else { return Ok(None) };
+    let (Device::Gpu(context), Some(layers), 1..) = (device, affordable(config), tokens) else {
+        return Ok(None);
+    };
+    if context.is_noop() {
+        return Ok(None);
+    }
     let of_layers = config.layers;
     let tokens = tokens.min(PREFILL_CHUNK).min(config.context);
     let first = FirstLayers { weights, config: ModelConfig { layers, ..config.clone() } };

@@ -4,8 +4,7 @@ use super::{Decode, Kernel, ModelResult, NOISE, Options, Prefill, Spread, weight
 use crate::checkpoint::Weights;
 use crate::error::{Error, Result};
 use crate::gpu::Probe;
-use crate::model::{Model, ModelConfig};
-use crate::ops::Tokens;
+use crate::model::{Ahead, Model, ModelConfig};
 use std::collections::BTreeMap;
 use web_time::Instant;
 
@@ -163,9 +162,10 @@ impl<P: FnMut(usize, usize)> Run<'_, P> {
                 continue;
             }
             let generate = async || {
-                model.decode(depth, Tokens::Given(vec![1])).await?;
-                for i in 1..tokens {
-                    model.decode(depth + i, Tokens::Chosen).await?;
+                let mut ahead = Ahead::default();
+                for i in 0..tokens {
+                    let given = (i == 0).then_some(1);
+                    ahead.next(model, depth + i, given, tokens - i).await?;
                 }
                 Ok(())
             };

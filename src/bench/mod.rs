@@ -335,10 +335,12 @@ pub fn limits_name(limits: LimitSet) -> &'static str {
     }
 }
 
-/// The most that a device was seen to do; nothing on the CPU, whose twin is not made to be fast.
+/// The most that a device was seen to do; nothing on the CPU, whose twin is not made to be fast, nor where nothing is
+/// computed.
 pub async fn probe(device: &Device) -> Result<Probe> {
     match device {
         Device::Cpu => Ok(Probe::default()),
+        Device::Gpu(context) if context.is_noop() => Ok(Probe::default()),
         Device::Gpu(context) => Probe::of(context).await,
     }
 }

@@ -158,6 +158,7 @@ impl Common {
     pub fn options(&self) -> Options {
         let adapter = match self.adapter.as_deref() {
             None | Some("") => AdapterChoice::Best,
+            Some("noop") => AdapterChoice::Noop,
             Some(text) => {
                 text.parse().map_or_else(|_| AdapterChoice::Name(text.into()), AdapterChoice::Index)
             }

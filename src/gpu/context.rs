@@ -26,6 +26,8 @@ pub enum AdapterChoice {
     Index(usize),
     /// By a part of its name, driver or backend, in any case.
     Name(String),
+    /// One that computes nothing and reads zeros: what is left of the time is the host's.
+    Noop,
 }
 
 /// Which limits to ask the adapter for.
@@ -218,9 +220,13 @@ impl fmt::Debug for Context {
     }
 }
 
-fn instance() -> wgpu::Instance {
+fn instance(choice: &AdapterChoice) -> wgpu::Instance {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = wgpu::Backends::PRIMARY | wgpu::Backends::GL;
+    if *choice == AdapterChoice::Noop {
+        descriptor.backends = wgpu::Backends::NOOP;
+        descriptor.backend_options.noop = wgpu::NoopBackendOptions { enable: true, ..Default::default() };
+    }
     wgpu::Instance::new(descriptor)
 }
 
@@ -261,9 +267,7 @@ async fn usable(instance: &wgpu::Instance, choice: &AdapterChoice) -> Vec<wgpu::
     }
     all.retain(|a| {
         let compute = a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS);
-        compute
-            && a.limits().max_storage_buffers_per_shader_stage >= 8
-            && a.get_info().backend != wgpu::Backend::Noop
+        compute && a.limits().max_storage_buffers_per_shader_stage >= 8
     });
     all.sort_by_key(rank);
     all
@@ -343,7 +347,7 @@ fn report(
 
 /// All usable adapters, best first, with what `options` would let them use.
 pub async fn adapters(options: &Options) -> Vec<AdapterReport> {
-    let adapters = usable(&instance(), &options.adapter).await;
+    let adapters = usable(&instance(&options.adapter), &options.adapter).await;
     let report = |(i, a): (usize, &wgpu::Adapter)| {
         report(i, a.get_info(), features(a, &options.without), &limits(a, options), options)
     };
@@ -357,7 +361,7 @@ fn choose(adapters: Vec<wgpu::Adapter>, choice: &AdapterChoice) -> Result<(usize
     };
     let names: Vec<String> = adapters.iter().map(describe).collect();
     let index = match choice {
-        AdapterChoice::Best => (!adapters.is_empty()).then_some(0),
+        AdapterChoice::Best | AdapterChoice::Noop => (!adapters.is_empty()).then_some(0),
         AdapterChoice::LowPower => {
             let integrated = |a: &wgpu::Adapter| a.get_info().device_type == wgpu::DeviceType::IntegratedGpu;
             adapters.iter().position(integrated).or((!adapters.is_empty()).then_some(0))
@@ -377,7 +381,7 @@ fn choose(adapters: Vec<wgpu::Adapter>, choice: &AdapterChoice) -> Result<(usize
         None => {
             let list: Vec<String> = names.iter().enumerate().map(|(i, n)| format!("{i}: {n}")).collect();
             let wanted = match choice {
-                AdapterChoice::Best | AdapterChoice::LowPower => String::new(),
+                AdapterChoice::Best | AdapterChoice::LowPower | AdapterChoice::Noop => String::new(),
                 AdapterChoice::Index(index) => index.to_string(),
                 AdapterChoice::Name(name) => format!("`{name}`"),
             };
@@ -398,7 +402,7 @@ impl Context {
                     .remedy("see --without in the help"));
             }
         }
-        let (index, adapter) = choose(usable(&instance(), &options.adapter).await, &options.adapter)?;
+        let (index, adapter) = choose(usable(&instance(&options.adapter), &options.adapter).await, &options.adapter)?;
         let descriptor = options.device_descriptor(&adapter);
         let (device, queue) = adapter
             .request_device(&descriptor)
@@ -481,6 +485,11 @@ impl Context {
     /// The adapter, for people.
     pub fn report(&self) -> &AdapterReport {
         &self.shared.report
+    }
+
+    /// Whether it computes nothing, see [`AdapterChoice::Noop`].
+    pub fn is_noop(&self) -> bool {
+        self.shared.report.backend == wgpu::Backend::Noop.to_str()
     }
 
     /// Bytes of all buffers made so far.

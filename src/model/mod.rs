@@ -1,5 +1,6 @@
 //! Models: a checkpoint's weights on a device, with the recordings that run them.
 
+mod ahead;
 pub mod architecture;
 mod block;
 mod cohere;
@@ -9,6 +10,7 @@ mod llama;
 mod network;
 pub mod rope;
 
+pub use ahead::Ahead;
 pub use architecture::{ARCHITECTURES, Architecture, NormKind, Windows, architecture};
 pub use config::{Alternating, Constants, Experts, ModelConfig, Rope, RopeScaling};
 
