@@ -271,7 +271,7 @@ impl Device {
         Ok(matrix)
     }
 
-    /// Compiles the pipelines that lists of ops need, one after the other; `progress` is told how many of how many are done.
+    /// Compiles the pipelines that lists of ops need; `progress` is told how many of how many are done.
     pub async fn compile(
         &self,
         step: &Tensor,
@@ -287,12 +287,8 @@ impl Device {
             }
         }
         let total = sources.len() as u64;
-        for (done, source) in sources.into_values().enumerate() {
-            progress(done as u64, total);
-            context.pipeline(source).await?;
-        }
-        progress(total, total);
-        Ok(())
+        progress(0, total);
+        context.compile_all(sources.into_values().collect(), |done| progress(done, total)).await
     }
 
     /// Checks ops and makes them ready: pipelines, parameters, bind groups. On a GPU neighbours may be done together: what a

@@ -19,7 +19,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use halfbyte::checkpoint::Checkpoint;
 use halfbyte::checkpoint::quantize::Quantization;
 use halfbyte::gpu::{AdapterChoice, LimitSet, Options};
-use halfbyte::hub::{Hub, Source};
+use halfbyte::hub::{Hub, Source, cache_home};
 use halfbyte::model::{ActivationMode, LoadOptions, Precision, Progress, Stage};
 use halfbyte::{Device, Error, embedded};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -168,7 +168,8 @@ impl Common {
             LimitsArg::Iphone => LimitSet::Iphone,
             LimitsArg::Adapter => LimitSet::Adapter,
         };
-        Options { adapter, limits, without: self.without.clone(), ..Options::default() }
+        let pipeline_cache = cache_home().map(|cache| cache.join("halfbyte"));
+        Options { adapter, limits, without: self.without.clone(), pipeline_cache, ..Options::default() }
     }
 
     /// Whether the CPU twin was asked for.

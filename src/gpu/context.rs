@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -57,6 +58,8 @@ pub struct Options {
     pub as_gpu: bool,
     /// A smaller `max_storage_buffer_binding_size`, for tests of splitting.
     pub max_binding: Option<u64>,
+    /// Folder to keep compiled pipelines in, where the backend can give them out; none: they are compiled at each start.
+    pub pipeline_cache: Option<PathBuf>,
     /// Shader parts that replace the built-in ones, by file name; for tests that break a kernel on purpose.
     pub shader_overrides: BTreeMap<String, String>,
 }
@@ -67,7 +70,7 @@ impl Options {
     pub fn device_descriptor(&self, adapter: &wgpu::Adapter) -> wgpu::DeviceDescriptor<'static> {
         wgpu::DeviceDescriptor {
             label: Some("halfbyte"),
-            required_features: features(adapter, &self.without),
+            required_features: features(adapter, self),
             required_limits: limits(adapter, self),
             ..Default::default()
         }
@@ -273,13 +276,16 @@ async fn usable(instance: &wgpu::Instance, choice: &AdapterChoice) -> Vec<wgpu::
     all
 }
 
-fn features(adapter: &wgpu::Adapter, without: &[String]) -> wgpu::Features {
+fn features(adapter: &wgpu::Adapter, Options { without, pipeline_cache, .. }: &Options) -> wgpu::Features {
     let mut wanted = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
     if without.iter().any(|w| w == "f16") {
         wanted.remove(wgpu::Features::SHADER_F16);
     }
     if without.iter().any(|w| w == "subgroups") {
         wanted.remove(wgpu::Features::SUBGROUP);
+    }
+    if pipeline_cache.is_some() {
+        wanted |= wgpu::Features::PIPELINE_CACHE;
     }
     wanted & adapter.features()
 }
@@ -349,7 +355,7 @@ fn report(
 pub async fn adapters(options: &Options) -> Vec<AdapterReport> {
     let adapters = usable(&instance(&options.adapter), &options.adapter).await;
     let report = |(i, a): (usize, &wgpu::Adapter)| {
-        report(i, a.get_info(), features(a, &options.without), &limits(a, options), options)
+        report(i, a.get_info(), features(a, options), &limits(a, options), options)
     };
     adapters.iter().enumerate().map(report).collect()
 }
@@ -402,7 +408,8 @@ impl Context {
                     .remedy("see --without in the help"));
             }
         }
-        let (index, adapter) = choose(usable(&instance(&options.adapter), &options.adapter).await, &options.adapter)?;
+        let (index, adapter) =
+            choose(usable(&instance(&options.adapter), &options.adapter).await, &options.adapter)?;
         let descriptor = options.device_descriptor(&adapter);
         let (device, queue) = adapter
             .request_device(&descriptor)
@@ -460,11 +467,11 @@ impl Context {
             mapped_at_creation: false,
         });
         let shared = Shared {
-            device,
-            queue,
             capabilities: report.capabilities.clone(),
             overrides: options.shader_overrides.clone(),
-            pipelines: Pipelines::default(),
+            pipelines: Pipelines::new(&device, options),
+            device,
+            queue,
             unused,
             codebooks: Mutex::default(),
             counters: Counters::default(),

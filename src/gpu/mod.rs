@@ -1,6 +1,8 @@
 //! The GPU side: adapters and capabilities, shader linking, pipelines, recordings that replay.
 
 pub mod context;
+#[cfg(not(target_arch = "wasm32"))]
+mod disk_cache;
 mod fuse;
 pub mod kernels;
 pub mod link;

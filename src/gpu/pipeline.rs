@@ -1,6 +1,8 @@
 //! Compute pipelines, made once for each linked text.
 
-use super::context::{Context, Shared};
+use super::context::{Context, Options, Shared};
+#[cfg(not(target_arch = "wasm32"))]
+use super::disk_cache::DiskCache;
 use super::fuse::fuse;
 use super::kernels::{Spare, lower};
 use super::link::{Binding, Dialect, Module, Source, link};
@@ -14,12 +16,29 @@ use std::sync::{Arc, Mutex};
 pub(crate) const DIALECT: Dialect = if cfg!(target_arch = "wasm32") { Dialect::Web } else { Dialect::Native };
 
 /// Pipelines by linked text.
-#[derive(Default)]
 pub(crate) struct Pipelines {
     made: Mutex<HashMap<String, Arc<Pipeline>>>,
+    #[cfg(not(target_arch = "wasm32"))]
+    disk: Option<DiskCache>,
 }
 
 impl Pipelines {
+    #[cfg_attr(target_arch = "wasm32", expect(unused_variables, reason = "a page has no disk"))]
+    pub(crate) fn new(device: &wgpu::Device, options: &Options) -> Self {
+        Self {
+            made: Mutex::default(),
+            #[cfg(not(target_arch = "wasm32"))]
+            disk: options.pipeline_cache.as_ref().and_then(|folder| DiskCache::open(device, folder)),
+        }
+    }
+
+    fn cache(&self) -> Option<&wgpu::PipelineCache> {
+        #[cfg(not(target_arch = "wasm32"))]
+        return self.disk.as_ref().map(|disk| &disk.cache);
+        #[cfg(target_arch = "wasm32")]
+        None
+    }
+
     pub(crate) fn texts(&self) -> Vec<String> {
         self.made.lock().map(|made| made.keys().cloned().collect()).unwrap_or_default()
     }
@@ -63,6 +82,57 @@ impl Context {
         Ok(pipeline)
     }
 
+    /// Compiles the pipelines of many texts; `progress` is told how many are done.
+    #[cfg(target_arch = "wasm32")]
+    pub(crate) async fn compile_all(
+        &self,
+        sources: Vec<Source>,
+        mut progress: impl FnMut(u64),
+    ) -> Result<()> {
+        for (done, source) in (1..).zip(sources) {
+            self.pipeline(source).await?;
+            progress(done);
+        }
+        Ok(())
+    }
+
+    /// Compiles the pipelines of many texts, on all cores; `progress` is told how many are done.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) async fn compile_all(
+        &self,
+        sources: Vec<Source>,
+        mut progress: impl FnMut(u64),
+    ) -> Result<()> {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = cores.min(sources.len());
+        let left = Mutex::new(sources.into_iter());
+        let next = || left.lock().ok()?.next();
+        std::thread::scope(|scope| {
+            let (sender, compiled) = std::sync::mpsc::channel();
+            for _ in 0..threads {
+                let sender = sender.clone();
+                scope.spawn(move || {
+                    while let Some(source) = next() {
+                        let result = pollster::block_on(self.pipeline(source));
+                        if sender.send(result.map(drop)).is_err() {
+                            break; // another has failed
+                        }
+                    }
+                });
+            }
+            drop(sender);
+            for (done, result) in (1..).zip(compiled) {
+                result?;
+                progress(done);
+            }
+            Ok(())
+        })?;
+        if let Some(disk) = &self.shared.pipelines.disk {
+            let _ = disk.save(); // without it the next start is slower, nothing else
+        }
+        Ok(())
+    }
+
     async fn compile(&self, source: &Source) -> Result<Pipeline> {
         let bindings = source.bindings();
         let entries: Vec<_> = bindings.iter().map(|(&binding, &kind)| layout_entry(binding, kind)).collect();
@@ -96,7 +166,7 @@ impl Context {
                     zero_initialize_workgroup_memory: false,
                     ..Default::default()
                 },
-                cache: None,
+                cache: self.shared.pipelines.cache(),
             });
             (layout, pipeline, scope.pop())
         });

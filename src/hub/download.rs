@@ -56,16 +56,18 @@ pub struct Options {
     pub offline: bool,
 }
 
+/// Where programs keep what they can make or fetch again: `XDG_CACHE_HOME` or `.cache` at home.
+pub fn cache_home() -> Option<PathBuf> {
+    let set = std::env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty());
+    set.map(PathBuf::from).or_else(|| Some(std::env::home_dir()?.join(".cache")))
+}
+
 impl Options {
     /// What the environment says: `HF_ENDPOINT`, `HF_TOKEN` or the token that `hf auth login` left, `HF_HUB_CACHE`,
     /// `HF_HOME`, `XDG_CACHE_HOME`, `HF_HUB_OFFLINE`.
     pub fn from_env() -> Result<Self> {
         let var = |name: &str| std::env::var(name).ok().filter(|v| !v.trim().is_empty());
-        let home = || {
-            let cache = var("XDG_CACHE_HOME").map(PathBuf::from);
-            let cache = cache.or_else(|| Some(std::env::home_dir()?.join(".cache")));
-            cache.map(|cache| cache.join("huggingface"))
-        };
+        let home = || cache_home().map(|cache| cache.join("huggingface"));
         let cache = var("HF_HUB_CACHE").map(PathBuf::from).or_else(|| {
             let home = var("HF_HOME").map(PathBuf::from).or_else(home);
             home.map(|home| home.join("hub"))

@@ -19,4 +19,4 @@ mod download;
 
 pub use choice::{Choice, Source, choose, index_file};
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
-pub use download::{Fetched, Hub, Options, Progress};
+pub use download::{Fetched, Hub, Options, Progress, cache_home};

@@ -5,8 +5,9 @@ use halfbyte::bench::random::{RandomModel, codec_names};
 use halfbyte::bench::shapes::ShapeSpec;
 use halfbyte::bench::{
     AdapterResult, Decode, Kernel, ModelResult, NOISE, Options, Prefill, Report, Spread, agreement, measure,
+    probe,
 };
-use halfbyte::gpu::{Options as GpuOptions, Probe};
+use halfbyte::gpu::{AdapterChoice, Options as GpuOptions, Probe};
 use halfbyte::model::{LoadOptions, Memory, Precision};
 use halfbyte::{Device, Model};
 use serde_json::{Value, json};
@@ -273,4 +274,21 @@ mod command {
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.contains("tale q4_0") && text.contains("@4"), "{text}");
     }
+}
+
+/// Where nothing is computed, the host's own time is left; nothing is set against the adapter or the twin.
+#[test]
+fn the_host_is_measured_alone() {
+    let options = GpuOptions { adapter: AdapterChoice::Noop, ..GpuOptions::default() };
+    let device = pollster::block_on(Device::gpu(&options)).expect("it opens");
+    let weights = RandomModel::new(&small(), "q4_0").expect("a model");
+    let load = || LoadOptions { precision: Precision::F32, ..LoadOptions::default() };
+    pollster::block_on(async {
+        let found = probe(&device).await.expect("a probe");
+        assert_eq!(found, Probe::default());
+        let model = Model::load(&device, &weights, &load(), |_| {}).await.expect("it loads");
+        let result = measure(&model, &weights, found, &few(), |_, _| {}).await.expect("it runs");
+        assert!(result.decode[0].tokens_per_s.median > 0.0 && result.decode[0].of_copy_bandwidth.is_none());
+        assert!(agreement(&device, &weights, load, 3).await.expect("none").is_none());
+    });
 }

@@ -10,6 +10,7 @@ use halfbyte::quant::plain::Plain;
 use halfbyte::quant::{Kind, Shape};
 use halfbyte::verify::relative_error;
 use halfbyte::{Device, Model, embedded};
+use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -205,4 +206,32 @@ fn a_product_may_add_to_what_was_normed() {
     let gpu = result(&Device::Gpu(contexts(&options).remove(0))).expect("the GPU runs it");
     let error = relative_error(&gpu, &result(&Device::Cpu).expect("the twin runs it"));
     assert!(error < 1e-5, "{error}");
+}
+
+/// What a driver compiled is written beside its digest; a damaged file is as good as none, and is written again.
+#[test]
+fn compiled_pipelines_are_kept() {
+    let folder = std::env::temp_dir().join(format!("halfbyte-pipelines-{}", std::process::id()));
+    let options = Options { pipeline_cache: Some(folder.clone()), ..Options::default() };
+    let checkpoint = pollster::block_on(embedded::open()).expect("the embedded model");
+    let file = || {
+        let mut files: Vec<_> = std::fs::read_dir(&folder).expect("a folder").flatten().collect();
+        assert_eq!(files.len(), 1, "{files:?}");
+        files.remove(0).path()
+    };
+    let write = || {
+        let context = contexts(&options).remove(0);
+        let token = pollster::block_on(load(&context, &checkpoint).prefill(0, &[1, 50, 51]));
+        (token.expect("it runs"), std::fs::read(file()).expect("a file"))
+    };
+    let (token, first) = write();
+    assert!(first.len() > 32 && first[..32] == Sha256::digest(&first[32..])[..], "{} bytes", first.len());
+    assert_eq!(write().0, token);
+    let mut damaged = first.clone();
+    damaged[40] ^= 1;
+    std::fs::write(file(), &damaged).expect("written");
+    let (again, mended) = write();
+    assert_eq!(again, token);
+    assert!(mended[..32] == Sha256::digest(&mended[32..])[..]);
+    std::fs::remove_dir_all(folder).expect("removed");
 }
