@@ -14,6 +14,7 @@ mod verify;
 mod writing;
 
 use anyhow::{Context as _, Result, bail};
+use clap::builder::FalseyValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use halfbyte::checkpoint::Checkpoint;
@@ -111,6 +112,9 @@ pub struct Common {
     /// Tokens that the KV cache holds [default: the model's, at most 2048]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub context: Option<usize>,
+    /// Keep nothing and use nothing kept: compile all kernels, take those that suit adapters of its class
+    #[arg(long, env = "HALFBYTE_NO_CACHE", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    pub no_cache: bool,
     /// Capabilities to leave unused: f16, subgroups, dot4
     #[arg(long, value_name = "LIST", value_delimiter = ',', hide_possible_values = true,
         value_parser = ["f16", "subgroups", "dot4"])]
@@ -168,8 +172,13 @@ impl Common {
             LimitsArg::Iphone => LimitSet::Iphone,
             LimitsArg::Adapter => LimitSet::Adapter,
         };
-        let pipeline_cache = cache_home().map(|cache| cache.join("halfbyte"));
+        let pipeline_cache = self.cache_folder();
         Options { adapter, limits, without: self.without.clone(), pipeline_cache, ..Options::default() }
+    }
+
+    /// Where compiled kernels and measurements of adapters are kept.
+    fn cache_folder(&self) -> Option<PathBuf> {
+        cache_home().filter(|_| !self.no_cache).map(|cache| cache.join("halfbyte"))
     }
 
     /// Whether the CPU twin was asked for.
@@ -186,6 +195,11 @@ impl Common {
             Err(Error::AdapterMissing(_)) if self.adapter.as_deref().unwrap_or_default().is_empty() => {
                 note(&format!("halfbyte: no GPU adapter found, running on the CPU; {DRIVER_HINT}"));
                 Ok(Device::Cpu)
+            }
+            Ok(Device::Gpu(context)) if !context.is_noop() => {
+                let Some(folder) = self.cache_folder() else { return Ok(Device::Gpu(context)) };
+                let starting = || note("halfbyte: measuring once which kernels this adapter runs fastest …");
+                Ok(Device::Gpu(context.tune(&folder, starting).await?))
             }
             other => Ok(other?),
         }

@@ -1,5 +1,6 @@
 //! Adapter, device, capabilities: everything that differs between machines, decided at run time.
 
+use super::kernels::Tuning;
 use super::pipeline::Pipelines;
 use crate::device::GpuBuffer;
 use crate::error::{Error, Result};
@@ -109,6 +110,9 @@ pub struct Capabilities {
     pub invocations: u32,
     /// Bytes that may be used in all, where that is known.
     pub memory_budget: Option<u64>,
+    /// The kernels that were measured to be fastest; none: those of its class, see [`Context::tune`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tuning: Option<Tuning>,
 }
 
 impl Capabilities {
@@ -123,6 +127,7 @@ impl Capabilities {
         workgroup_bytes: 16 << 10,
         invocations: 256,
         memory_budget: None,
+        tuning: None,
     };
 }
 
@@ -330,6 +335,7 @@ fn capabilities(
         workgroup_bytes: limits.max_compute_workgroup_storage_size,
         invocations: limits.max_compute_invocations_per_workgroup,
         memory_budget: (options.limits == LimitSet::Iphone).then_some(1_500_000_000),
+        tuning: None,
     }
 }
 
@@ -482,6 +488,17 @@ impl Context {
             scopes: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// From now on products go by these kernels; nothing may have been made with the context before.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn set_tuning(&mut self, tuning: Tuning) -> Result<()> {
+        let in_use =
+            || Error::invalid("a context in use cannot be tuned").remedy("tune it when it is opened");
+        let shared = Arc::get_mut(&mut self.shared).ok_or_else(in_use)?;
+        shared.capabilities.tuning = Some(tuning);
+        shared.report.capabilities.tuning = Some(tuning);
+        Ok(())
     }
 
     /// What kernels may use here.

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::ops::{Activation, Cache, Heads, Index, Op, Rows, Transform};
 use crate::quant::activations::{ActivationCode, ActivationScale};
 use crate::quant::{CODECS, Codec, Shape, UNIT, hadamard};
+use serde::{Deserialize, Serialize};
 
 /// A dispatch that is not compiled yet.
 pub(crate) struct Lowered<'a> {
@@ -60,7 +61,8 @@ pub(crate) fn codec_module(kernel: &'static str, codec: &dyn Codec) -> Module {
 }
 
 /// How a product spreads its work. Which one is fastest is a matter of the adapter; the result is the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Spread {
     /// One token: a lane works on `tiles` rows (even where the product is gated), `split` lanes share each of them.
     Matvec { tiles: u32, split: u32, x: XSource },
@@ -78,12 +80,69 @@ fn lanes_a_row(cols: usize, invocations: u32) -> u32 {
 }
 
 /// How a lane comes by the activations that it shares with all lanes of its workgroup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum XSource {
     /// It loads them: GPUs have a cache for that.
     Lane,
     /// Eight lanes load them and show them to their subgroup: CPU adapters load lane by lane.
     Subgroup,
+}
+
+/// The spreads of large matrices that suit an adapter: its class says which, or a measurement, see [`super::tuning`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tuning {
+    pub(crate) decode: Spread,
+    pub(crate) prefill: Spread,
+}
+
+impl Tuning {
+    /// What is known without measuring.
+    pub(crate) fn of_class(capabilities: &Capabilities) -> Self {
+        match capabilities.software {
+            // One row a lane and few loads of x: what a CPU's vector units like.
+            true => {
+                let x = if has_wide_subgroups(capabilities) { XSource::Subgroup } else { XSource::Lane };
+                let prefill = match x {
+                    XSource::Subgroup => Spread::Rows { rows: 8, tokens: 8, x },
+                    // Small subgroups are those of SwiftShader, whose loops are not unrolled; none at all is GL, whose
+                    // compiler takes many seconds for a block of rows × tokens.
+                    XSource::Lane => Spread::Tiles { high: 8 },
+                };
+                Self { decode: Spread::Matvec { tiles: 4, split: 1, x }, prefill }
+            }
+            false => Self {
+                decode: Spread::Matvec { tiles: 1, split: 16, x: XSource::Lane },
+                prefill: Spread::Tiles { high: 16 },
+            },
+        }
+    }
+
+    /// All that may turn out to be fastest, the class's own first.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn candidates(capabilities: &Capabilities) -> (Vec<Spread>, Vec<Spread>) {
+        let own = Self::of_class(capabilities);
+        let wide = has_wide_subgroups(capabilities);
+        let (software, invocations) = (capabilities.software, capabilities.invocations);
+        let fits = |spread: &Spread| match *spread {
+            Spread::Matvec { split: 1, x: XSource::Lane, .. } => software,
+            Spread::Matvec { split: 1, x: XSource::Subgroup, .. } => software && wide,
+            Spread::Matvec { split, .. } => !software && TILE as u32 * split <= invocations,
+            Spread::Tiles { .. } => true,
+            Spread::Rows { .. } => software && wide,
+        };
+        let others = Spread::ALL.into_iter().filter(|spread| ![own.decode, own.prefill].contains(spread));
+        let (mut decode, mut prefill): (Vec<_>, Vec<_>) =
+            others.filter(fits).partition(|spread| matches!(spread, Spread::Matvec { .. }));
+        decode.insert(0, own.decode);
+        prefill.insert(0, own.prefill);
+        (decode, prefill)
+    }
+}
+
+/// Whether eight lanes can show each other what they loaded.
+fn has_wide_subgroups(capabilities: &Capabilities) -> bool {
+    capabilities.subgroups.is_some_and(|(smallest, _)| smallest >= 8)
 }
 
 impl Spread {
@@ -103,8 +162,11 @@ impl Spread {
     ];
 
     /// Those of them that a norm before the product or a gated activation after it is tested with.
-    const FUSED: [Self; 4] = [
+    const FUSED: [Self; 7] = [
         Spread::Matvec { tiles: 2, split: 1, x: XSource::Lane },
+        Spread::Matvec { tiles: 4, split: 1, x: XSource::Lane },
+        Spread::Matvec { tiles: 2, split: 2, x: XSource::Lane },
+        Spread::Matvec { tiles: 2, split: 4, x: XSource::Lane },
         Spread::Matvec { tiles: 4, split: 1, x: XSource::Subgroup },
         Spread::Matvec { tiles: 2, split: 8, x: XSource::Lane },
         Spread::Matvec { tiles: 2, split: 16, x: XSource::Lane },
@@ -112,21 +174,18 @@ impl Spread {
 
     /// For a matrix of `shape`, in a recording of up to `tokens` tokens.
     fn choose(capabilities: &Capabilities, shape: Shape, tokens: usize, gated: bool) -> Self {
-        let wide = capabilities.subgroups.is_some_and(|(smallest, _)| smallest >= 8);
-        let x = if wide { XSource::Subgroup } else { XSource::Lane };
-        let least = if gated { 2 } else { 1 };
-        match (tokens < MATMUL_FROM, capabilities.software) {
-            // One row a lane and few loads of x: what a CPU's vector units like.
-            (true, true) => Spread::Matvec { tiles: if shape.rows >= 128 { 4 } else { least }, split: 1, x },
-            (true, false) => {
-                let split = lanes_a_row(shape.cols, capabilities.invocations);
-                Spread::Matvec { tiles: least, split, x: XSource::Lane }
-            }
-            (false, true) if wide => Spread::Rows { rows: 8, tokens: 8, x },
-            // Small subgroups are those of SwiftShader, whose loops are not unrolled; none at all is GL, whose compiler takes
-            // many seconds for a block of rows × tokens.
-            (false, software) => Spread::Tiles { high: if software || tokens <= 32 { 8 } else { 16 } },
+        let Tuning { decode, prefill } =
+            capabilities.tuning.unwrap_or_else(|| Tuning::of_class(capabilities));
+        if tokens >= MATMUL_FROM {
+            return match prefill {
+                Spread::Tiles { high } => Spread::Tiles { high: if tokens <= 32 { 8 } else { high } },
+                other => other,
+            };
         }
+        let Spread::Matvec { tiles, split, x } = decode else { return decode };
+        let tiles = if shape.rows >= TILE * tiles as usize { tiles } else { 1 };
+        let split = split.min(lanes_a_row(shape.cols, capabilities.invocations));
+        Spread::Matvec { tiles: tiles.max(if gated { 2 } else { 1 }), split, x }
     }
 
     /// Rows and tokens that a workgroup works on.

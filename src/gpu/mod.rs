@@ -9,6 +9,8 @@ pub mod link;
 mod pipeline;
 pub mod probe;
 pub mod recorder;
+#[cfg(not(target_arch = "wasm32"))]
+mod tuning;
 
 pub use context::{AdapterChoice, Browser, Capabilities, Context, LimitSet, Options};
 pub use probe::Probe;

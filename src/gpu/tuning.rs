@@ -1,0 +1,237 @@
+//! Which kernels an adapter runs fastest, measured once and remembered in a small file.
+//!
+//! Adapters come in two classes whose best kernels are known, GPUs and CPUs; inside a class they differ by how many lanes
+//! should share a row. A candidate replaces the class's own choice where it is faster by more than [`MARGIN`].
+
+use super::context::{Capabilities, Context};
+use super::fuse::Fused;
+use super::kernels::{Spare, Spread, Tuning, lower};
+use super::recorder::GpuRecording;
+use crate::device::{Device, Tensor};
+use crate::error::Result;
+use crate::ops::{Op, Rows, STEP_HEADER, Step, Tokens};
+use crate::quant::int::{Int, Offset};
+use crate::quant::{Kind, Shape};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+use std::{fs, io};
+
+/// Name of the file.
+const FILE: &str = "tuning.json";
+/// How much faster a candidate must be.
+const MARGIN: f64 = 1.05;
+/// Seconds that a run takes at least, so that the submit does not count.
+const ENOUGH: f64 = 0.005;
+/// The most dispatches of a run.
+const MOST_DISPATCHES: usize = 256;
+/// Runs, of which the fastest counts.
+const RUNS: usize = 3;
+/// Tokens of the prompt.
+const PROMPT: usize = 64;
+
+/// A file of tunings, by what they were measured on.
+type Remembered = BTreeMap<String, Tuning>;
+
+impl Context {
+    /// Takes what `folder` remembers of this adapter; else measures, which takes seconds, and writes it there. `starting` is
+    /// called before that. Call it before anything else is done with the context.
+    pub async fn tune(mut self, folder: &Path, starting: impl FnOnce()) -> Result<Self> {
+        let (file, key) = (folder.join(FILE), self.key());
+        let mut remembered: Remembered =
+            fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let possible = |tuning: &Tuning| {
+            let (decode, prefill) = Tuning::candidates(self.capabilities());
+            decode.contains(&tuning.decode) && prefill.contains(&tuning.prefill)
+        };
+        let tuning = match remembered.get(&key).copied().filter(possible) {
+            Some(tuning) => tuning,
+            None => {
+                starting();
+                let tuning = measure(&self).await?;
+                remembered.insert(key, tuning);
+                let _ = write(&file, &remembered); // without it the next start measures again, nothing else
+                tuning
+            }
+        };
+        self.set_tuning(tuning)?;
+        Ok(self)
+    }
+
+    /// What the fastest kernels depend on.
+    fn key(&self) -> String {
+        let report = self.report();
+        let Capabilities { invocations, subgroups, software, .. } = self.capabilities();
+        format!(
+            "{} {} {}, {invocations} lanes, subgroups {subgroups:?}, software {software}, halfbyte {}",
+            report.name,
+            report.backend,
+            report.driver,
+            env!("CARGO_PKG_VERSION")
+        )
+    }
+}
+
+/// A reader sees the old file or the new one.
+fn write(file: &Path, remembered: &Remembered) -> io::Result<()> {
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let part = file.with_extension(format!("{}.part", std::process::id()));
+    fs::write(&part, serde_json::to_vec_pretty(remembered)?)?;
+    fs::rename(&part, file).inspect_err(|_| drop(fs::remove_file(&part)))
+}
+
+/// The fastest of all candidates, on a matrix of 4-bit codes in groups of 32.
+async fn measure(context: &Context) -> Result<Tuning> {
+    let (rows, cols) = if context.capabilities().software { (1024, 1024) } else { (8192, 4096) };
+    let device = Device::Gpu(context.clone());
+    let codec = Int::new(4, 32, Kind::F16, Offset::Symmetric(8))?;
+    let matrix = Arc::new(device.matrix("tuning", codec, Shape { rows, cols })?);
+    for buffer in matrix.parts().iter().flat_map(|part| part.buffers()) {
+        // Halves of ⅛ to ¼ as scales, and bits of all kinds as codes.
+        let word = |i: u32| i.wrapping_mul(0x9e37_79b9) & 0x03ff_03ff | 0x3000_3000;
+        let words: Vec<u32> = (0..buffer.size() as u32 / 4).map(word).collect();
+        context.write(buffer, 0, &words);
+        context.wait().await?;
+    }
+    let step = device.zeros("step", 1, STEP_HEADER + PROMPT)?;
+    let mut tuning = Tuning::of_class(context.capabilities());
+    let (decode, prefill) = Tuning::candidates(context.capabilities());
+    for (tokens, candidates) in [(1, decode), (PROMPT, prefill)] {
+        let x = device.zeros("x", tokens, cols)?;
+        let out = device.zeros("y", tokens, rows)?;
+        let (rows, int8, permutation, bias, offset, add) = (Rows::Tokens, false, None, None, 0, false);
+        let matrix = matrix.clone();
+        let op = Op::Product { rows, matrix, x, int8, permutation, bias, out, offset, add };
+        let mut best = f64::INFINITY;
+        for spread in candidates {
+            let candidate = match spread {
+                Spread::Matvec { .. } => Tuning { decode: spread, ..tuning },
+                _ => Tuning { prefill: spread, ..tuning },
+            };
+            let seconds = seconds(context, &op, &step, tokens, candidate).await?;
+            // The first is the class's own.
+            if best == f64::INFINITY || seconds * MARGIN < best {
+                (best, tuning) = (seconds, candidate);
+            }
+        }
+    }
+    Ok(tuning)
+}
+
+/// Seconds of one dispatch.
+async fn seconds(context: &Context, op: &Op, step: &Tensor, tokens: usize, candidate: Tuning) -> Result<f64> {
+    let unused = &context.shared.unused;
+    let spare = Spare { unused, scratch: unused };
+    let capabilities = Capabilities { tuning: Some(candidate), ..context.capabilities().clone() };
+    let fused = Fused::One(op);
+    let once = Step { position: 0, tokens: Tokens::Given(vec![0; tokens]), head_first: 0, head_rows: 1 };
+    context.write(step.gpu()?, 0, &[0, tokens as u32, 0, 1]);
+    let mut count = 1;
+    loop {
+        let mut lowered = Vec::new();
+        for _ in 0..count {
+            lowered.extend(lower(&fused, step, spare, &capabilities)?);
+        }
+        let recording = GpuRecording::of(context, lowered).await?;
+        let mut best = f64::INFINITY;
+        for run in 0..=RUNS {
+            let start = Instant::now();
+            recording.run(context, &once, None)?;
+            context.wait().await?;
+            if run > 0 {
+                best = best.min(start.elapsed().as_secs_f64()); // the first warms up
+            }
+        }
+        if best > ENOUGH || count >= MOST_DISPATCHES {
+            return Ok(best / count as f64);
+        }
+        count *= 4;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::Options;
+
+    /// Whatever is chosen, the numbers are the twin's: more rows than a block, fewer than two, and a unit that is not full.
+    #[test]
+    fn every_candidate_agrees_with_the_twin() {
+        pollster::block_on(async {
+            for as_gpu in [false, true] {
+                let context = Context::open(&Options { as_gpu, ..Options::default() }).await.expect("a GPU");
+                let (decode, prefill) = Tuning::candidates(context.capabilities());
+                assert!(decode.len() > 1 && prefill.len() > 1, "{decode:?} {prefill:?}");
+                for (tokens, candidates) in [(1, decode), (40, prefill)] {
+                    let wanted = product(&Device::Cpu, tokens, None).await.expect("the twin runs");
+                    for spread in candidates {
+                        let own = Tuning::of_class(context.capabilities());
+                        let tuning = match spread {
+                            Spread::Matvec { .. } => Tuning { decode: spread, ..own },
+                            _ => Tuning { prefill: spread, ..own },
+                        };
+                        let device = Device::Gpu(context.clone());
+                        let found = product(&device, tokens, Some(tuning)).await.expect("it runs");
+                        let error = crate::verify::relative_error(&found, &wanted);
+                        assert!(error < 1e-5, "{spread:?}, {tokens} tokens: {error:.1e}");
+                    }
+                }
+            }
+        });
+    }
+
+    /// A product with a matrix of 200 × 1000 4-bit codes.
+    async fn product(device: &Device, tokens: usize, tuning: Option<Tuning>) -> Result<Vec<f32>> {
+        let shape = Shape { rows: 200, cols: 1000 };
+        let codec = Int::new(4, 8, Kind::F16, Offset::Symmetric(8))?;
+        let codes = (0..200 * 1000).map(|i| i * 7 % 23 % 16).collect();
+        let scales = (0..200 * 125).map(|i| 0x3000 + i * 13 % 0x400).collect(); // ⅛ to ¼
+        let items = vec![codes, scales];
+        let matrix = Arc::new(device.dense("test", codec, shape, items)?);
+        let [x, out] = [shape.cols, shape.rows].map(|cols| device.zeros("test", tokens, cols));
+        let (x, out) = (x?, out?);
+        let values: Vec<f32> = (0..tokens * shape.cols).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+        device.write(&x, 0, bytemuck::cast_slice(&values));
+        let step = device.zeros("step", 1, STEP_HEADER + tokens)?;
+        let once = Step { position: 0, tokens: Tokens::Given(vec![0; tokens]), head_first: 0, head_rows: 1 };
+        let (rows, int8, permutation, bias, offset, add) = (Rows::Tokens, false, None, None, 0, false);
+        let op = Op::Product { rows, matrix, x, int8, permutation, bias, out: out.clone(), offset, add };
+        match (device, tuning) {
+            (Device::Gpu(context), Some(_)) => {
+                let unused = &context.shared.unused;
+                let capabilities = Capabilities { tuning, ..context.capabilities().clone() };
+                let fused = Fused::One(&op);
+                let lowered = lower(&fused, &step, Spare { unused, scratch: unused }, &capabilities)?;
+                context.write(step.gpu()?, 0, &[0, tokens as u32, 0, 1]);
+                GpuRecording::of(context, lowered).await?.run(context, &once, None)?;
+            }
+            _ => device.run(&device.record(&step, vec![op]).await?, &step, &once)?,
+        }
+        device.read(&out, tokens).await
+    }
+
+    #[test]
+    fn a_measurement_is_remembered() {
+        let folder = std::env::temp_dir().join(format!("halfbyte-tuning-{}", std::process::id()));
+        let tune = |starting: &mut bool| {
+            pollster::block_on(async {
+                let context = Context::open(&Options::default()).await.expect("a GPU");
+                context.tune(&folder, || *starting = true).await.expect("it is tuned")
+            })
+        };
+        let mut measured = false;
+        let first = tune(&mut measured).capabilities().tuning;
+        assert!(measured && first.is_some());
+        measured = false;
+        assert_eq!(tune(&mut measured).capabilities().tuning, first);
+        assert!(!measured);
+        fs::write(folder.join(FILE), "{\"not\": \"a tuning\"").expect("written");
+        tune(&mut measured);
+        assert!(measured);
+        assert!(serde_json::from_slice::<Remembered>(&fs::read(folder.join(FILE)).expect("a file")).is_ok());
+        fs::remove_dir_all(folder).expect("removed");
+    }
+}
