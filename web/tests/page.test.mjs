@@ -23,10 +23,20 @@ after(async () => {
 async function open(query = '', { panel = '', width = 1280, height = 800, dark = false } = {}) {
   const handle = await browser.open(`${site.url}?mock=${/slow/.test(query) ? '' : 'fast'}${query}${panel && `#${panel}`}`, { width, height, dark });
   const page = handle.raw;
+  // Some states pass faster than a busy machine looks, so the mock writes down all of them.
+  let seen = 0;
   return {
     page,
-    state: (name, timeout = 15000) => page.waitForFunction((name) => document.documentElement.dataset.state === name, name, { timeout }),
-    ready: () => page.waitForFunction(() => document.documentElement.dataset.state === 'ready' && window.halfbyte.model),
+    /** Waits for a state that came after all that was waited for. */
+    async state(name) {
+      const found = await page.waitForFunction(([name, seen]) => window.mockStates.indexOf(name, seen) + 1, [name, seen]);
+      seen = await found.jsonValue();
+    },
+    /** Waits until a model is there and nothing runs. */
+    async ready() {
+      const found = await page.waitForFunction(() => document.documentElement.dataset.state === 'ready' && window.halfbyte.model && window.mockStates.length);
+      seen = await found.jsonValue();
+    },
     text: (selector) => page.textContent(selector),
     async done() {
       await page.close();

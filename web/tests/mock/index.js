@@ -8,6 +8,15 @@ const flags = new Set((new URLSearchParams(globalThis.location?.search).get('moc
 const speed = flags.has('fast') ? 0.1 : 1;
 let bootError = [...flags].find((f) => f.startsWith('boot-'))?.slice(5);
 
+// Every state that the page was in, in order.
+if (globalThis.document) {
+  const { dataset } = document.documentElement;
+  window.mockStates = [dataset.state];
+  new MutationObserver((changes) => {
+    window.mockStates.push(...changes.slice(1).map((change) => change.oldValue), dataset.state);
+  }).observe(document.documentElement, { attributeFilter: ['data-state'], attributeOldValue: true });
+}
+
 export class HalfbyteError extends Error {
   constructor(kind, message) {
     super(message);
