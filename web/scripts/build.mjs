@@ -5,7 +5,7 @@
 //   node scripts/build.mjs --quick    without wasm-opt
 //   node scripts/build.mjs --js       scripts and page only; the WebAssembly of the last build stays
 //
-// CARGO_TARGET_DIR says where Cargo builds, WASM_BINDGEN names the wasm-bindgen program.
+// CARGO_TARGET_DIR says where Cargo builds.
 
 import { execFileSync, spawnSync } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -56,25 +56,19 @@ function compile() {
   return join(target, TRIPLE, 'web', 'halfbyte.wasm');
 }
 
-/** The program `wasm-bindgen` of exactly the version in Cargo.lock: one that is there, or a new one, kept. */
-function bindgen() {
-  const lock = readFileSync(join(ROOT, 'Cargo.lock'), 'utf8');
-  const version = lock.match(/name = "wasm-bindgen"\nversion = "(.*)"/)[1];
-  const tools = join(TARGET, 'tools');
-  const kept = join(tools, 'bin', 'wasm-bindgen');
-  const fits = (program) => output(program, ['--version'])?.split(' ')[1] === version;
-  const found = [process.env.WASM_BINDGEN, 'wasm-bindgen', kept].find((program) => program && fits(program));
-  if (found) return found;
-  console.log(`wasm-bindgen ${version} is not here: building it into ${tools} (some minutes, once)`);
-  // Without optimization: it compiles in a fraction of the time and runs a second longer.
-  run('cargo', ['install', 'wasm-bindgen-cli', '--version', version, '--root', tools, '--debug', '--force'],
-    { CARGO_PROFILE_DEV_DEBUG: '0' });
-  return kept;
+/** Writes the core and its JavaScript to the package; web/bindgen must be of the version that the core was built with. */
+function bindgen(wasm) {
+  const crate = join(WEB, 'bindgen');
+  const version = (lock, name) => readFileSync(lock, 'utf8').match(new RegExp(`name = "${name}"\nversion = "(.*)"`))[1];
+  const wanted = version(join(ROOT, 'Cargo.lock'), 'wasm-bindgen');
+  const found = version(join(crate, 'Cargo.lock'), 'wasm-bindgen-cli-support');
+  if (found !== wanted) throw new Error(`web/bindgen has wasm-bindgen ${found}, Cargo.lock ${wanted}: set the version in web/bindgen/Cargo.toml`);
+  run('cargo', ['run', '--quiet', '--locked', '--manifest-path', join(crate, 'Cargo.toml'), '--', wasm, PACKAGE],
+    { CARGO_TARGET_DIR: join(TARGET, 'tools') });
 }
 
 function core({ optimize }) {
-  const wasm = compile();
-  run(bindgen(), [wasm, '--target', 'web', '--out-name', 'halfbyte_core', '--no-typescript', '--out-dir', PACKAGE]);
+  bindgen(compile());
   if (!optimize) return;
   const bound = join(PACKAGE, 'halfbyte_core_bg.wasm');
   const features = ['simd', 'bulk-memory', 'bulk-memory-opt', 'nontrapping-float-to-int', 'sign-ext', 'mutable-globals', 'reference-types', 'multivalue', 'extended-const'];
