@@ -315,6 +315,14 @@ pub enum Op {
         /// The step's words.
         step: Tensor,
     },
+    /// The largest logits of the first row, with their tokens: what sampling needs of them.
+    TopK {
+        /// `[1, vocab]`
+        logits: Tensor,
+        /// `[1, 1 + 2k]` words: k, or [`NO_TOKEN`](crate::reference::NO_TOKEN) if a logit is +∞ or no number; then pairs of
+        /// token and logit, in no order. Of equal logits the lowest tokens belong to them.
+        out: Tensor,
+    },
 }
 
 /// A Hadamard transform with its sign table where ops can reach it.
@@ -508,6 +516,7 @@ impl Op {
                 check("gate and up", x, (*gate).max(up.unwrap_or(0)) + out.cols)
             }
             Op::Argmax { .. } => Ok(()),
+            Op::TopK { logits, out } => check("logits", logits, out.cols / 2),
         }
     }
 
@@ -537,6 +546,7 @@ impl Op {
             }
             Op::Glu { x, out, .. } => (vec![x], vec![out], false),
             Op::Argmax { logits, step } => (vec![logits], vec![step], false),
+            Op::TopK { logits, out } => (vec![logits], vec![out], false),
         };
         if adds {
             reads.extend(&writes);
@@ -564,6 +574,7 @@ impl Op {
             Op::Combine { .. } => "combine",
             Op::SoftCap { .. } => "softcap",
             Op::Argmax { .. } => "argmax",
+            Op::TopK { .. } => "top_k",
         }
     }
 }

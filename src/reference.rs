@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::ops::{Activation, Cache, Heads, Index, Op, STEP_HEADER, Step};
 use crate::quant::Kind;
 use crate::quant::activations::{ActivationCode, Activations, e4m3_value, int8_code};
+use std::cmp::Ordering;
 use std::ops::Range;
 
 /// What an argmax gives where there is a NaN.
@@ -238,6 +239,18 @@ fn run_op(op: &Op, step_tensor: &Tensor, step: &Step) -> Result<()> {
         }
         Op::Argmax { logits, step } => {
             step.cpu()[STEP_HEADER] = argmax(&vector(logits));
+        }
+        Op::TopK { logits, out } => {
+            let logits = vector(logits);
+            let broken = logits.iter().any(|l| l.is_nan() || *l == f32::INFINITY);
+            let k = out.cols / 2;
+            let mut words = out.cpu();
+            words[0] = if broken { NO_TOKEN } else { k as u32 };
+            let mut order: Vec<usize> = if broken { Vec::new() } else { (0..logits.len()).collect() };
+            order.sort_by(|&a, &b| logits[b].partial_cmp(&logits[a]).unwrap_or(Ordering::Equal));
+            for (pair, &i) in words[1..].chunks_exact_mut(2).zip(order.iter().take(k)) {
+                pair.copy_from_slice(&[i as u32, logits[i].to_bits()]);
+            }
         }
     }
     Ok(())

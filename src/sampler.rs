@@ -116,19 +116,56 @@ impl Sampler {
                 .found(logits[i])
                 .remedy("check the model file, and the GPU with `halfbyte verify`"));
         }
-        if self.penalizes() {
-            let from = recent.len().saturating_sub(self.options.repeat_last);
-            let seen: HashSet<u32> = recent[from..].iter().copied().collect();
-            for id in seen {
-                if let Some(logit) = logits.get_mut(id as usize) {
-                    let r = self.options.repeat_penalty;
-                    *logit = if *logit > 0.0 { *logit / r } else { *logit * r };
-                }
+        for id in self.penalized(recent) {
+            if let Some(logit) = logits.get_mut(id as usize) {
+                *logit = self.penalty(*logit);
             }
         }
         self.candidates.clear();
-        let finite = logits.iter().enumerate().filter(|(_, logit)| **logit > f32::NEG_INFINITY);
-        self.candidates.extend(finite.map(|(id, &logit)| (id as u32, logit)));
+        self.candidates.extend((0..).zip(logits.iter().copied()));
+        self.choose()
+    }
+
+    /// How many of the largest logits are enough, after a text of `recent` tokens; none if all are needed.
+    pub fn needs(&self, recent: usize) -> Option<usize> {
+        let k = match (self.options.temperature == 0.0, self.options.top_k) {
+            (true, _) => 1,
+            (false, 0) => return None,
+            (false, k) => k,
+        };
+        match self.options.repeat_penalty {
+            _ if !self.penalizes() => Some(k),
+            // Each token that it pushes back may let another in; what it pushes forward may come from anywhere.
+            r if r > 1.0 => Some(k.saturating_add(recent.min(self.options.repeat_last))),
+            _ => None,
+        }
+    }
+
+    /// The token that [`Sampler::sample`] takes of all logits, of which `largest` are the largest: at least as many as it
+    /// [needs](Sampler::needs).
+    pub fn sample_largest(&mut self, mut largest: Vec<(u32, f32)>, recent: &[u32]) -> Result<u32> {
+        let penalized = self.penalized(recent);
+        for (_, logit) in largest.iter_mut().filter(|(id, _)| penalized.contains(id)) {
+            *logit = self.penalty(*logit);
+        }
+        self.candidates = largest;
+        self.choose()
+    }
+
+    /// The tokens that the penalty is for.
+    fn penalized(&self, recent: &[u32]) -> HashSet<u32> {
+        let last = if self.penalizes() { self.options.repeat_last } else { 0 };
+        recent[recent.len().saturating_sub(last)..].iter().copied().collect()
+    }
+
+    fn penalty(&self, logit: f32) -> f32 {
+        let r = self.options.repeat_penalty;
+        if logit > 0.0 { logit / r } else { logit * r }
+    }
+
+    /// One of the candidates.
+    fn choose(&mut self) -> Result<u32> {
+        self.candidates.retain(|(_, logit)| *logit > f32::NEG_INFINITY);
         if self.candidates.is_empty() {
             return Err(Error::invalid("no token to choose from").expected("at least one logit above -inf"));
         }
@@ -249,6 +286,43 @@ mod tests {
         sampler.sample(&mut changed, &[1, 2]).unwrap();
         assert_eq!(changed, [4.0, 1.5, -2.0]);
         assert!(Sampler::new(SamplerOptions { repeat_last: 0, ..options }).unwrap().is_greedy());
+    }
+
+    proptest! {
+        /// The largest logits, in any order, are as good as all of them.
+        #[test]
+        fn the_largest_logits_are_enough(
+            logits in prop::collection::vec((-40i8..40).prop_map(|l| f32::from(l) / 8.0), 60..200),
+            recent in prop::collection::vec(0u32..200, 0..30),
+            temperature in prop::sample::select(vec![0.0f32, 0.7]),
+            repeat_penalty in prop::sample::select(vec![1.0f32, 1.3]),
+        ) {
+            let (top_k, repeat_last, seed) = (12, 8, Some(7));
+            let options = SamplerOptions {
+                temperature, top_k, repeat_penalty, repeat_last, seed, ..SamplerOptions::default()
+            };
+            let mut sampler = Sampler::new(options).unwrap();
+            let needed = sampler.needs(recent.len()).unwrap();
+            let mut largest: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+            largest.sort_by(better);
+            largest.truncate(needed);
+            largest.reverse();
+            let mut of_all = sampler.clone();
+            prop_assert_eq!(
+                sampler.sample_largest(largest, &recent).unwrap(),
+                of_all.sample(&mut logits.clone(), &recent).unwrap()
+            );
+        }
+    }
+
+    #[test]
+    fn some_need_all_logits() {
+        let needs = |options| Sampler::new(options).unwrap().needs(100);
+        assert_eq!(needs(plain(1)), None);
+        assert_eq!(needs(SamplerOptions { repeat_penalty: 0.9, ..SamplerOptions::default() }), None);
+        assert_eq!(needs(SamplerOptions { repeat_penalty: 1.1, ..SamplerOptions::default() }), Some(104));
+        assert_eq!(needs(SamplerOptions::default()), Some(40));
+        assert_eq!(needs(SamplerOptions::greedy()), Some(1));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::chat::{ChatTemplate, Message};
 use crate::checkpoint::Checkpoint;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::model::{Ahead, LoadOptions, Model, Progress};
+use crate::model::{Ahead, LARGEST, LoadOptions, Model, Progress};
 use crate::sampler::{Sampler, SamplerOptions};
 use crate::stop::StopStrings;
 use crate::tokenizer::{Decoder, Tokenizer};
@@ -315,8 +315,8 @@ impl Generation<'_> {
         self.prefilled += end - kept;
         let token = match chosen {
             Some(_) if !self.sampler.is_greedy() => {
-                let logits = session.model.logits().await?;
-                Some(self.sample(logits)?)
+                let mut logits = session.model.logits().await?;
+                Some(self.sampler.sample(&mut logits, &self.recent())?)
             }
             chosen => chosen,
         };
@@ -339,8 +339,14 @@ impl Generation<'_> {
             let given = (!on_device).then_some(last);
             self.ahead.next(model, position, given, self.max_tokens - self.tokens.len()).await?
         } else {
-            let logits = model.decode_logits(position, last).await?;
-            self.sample(logits)?
+            let recent = self.recent();
+            let enough = self.sampler.needs(recent.len()).is_some_and(|needed| needed <= LARGEST);
+            let largest = if enough { model.decode_largest(position, last).await? } else { None };
+            match largest {
+                Some(largest) => self.sampler.sample_largest(largest, &recent)?,
+                None if enough => self.sampler.sample(&mut model.logits().await?, &recent)?,
+                None => self.sampler.sample(&mut model.decode_logits(position, last).await?, &recent)?,
+            }
         };
         self.session.cached.push(last);
         self.session.runs = self.session.model.runs();
@@ -350,8 +356,8 @@ impl Generation<'_> {
         Ok(next)
     }
 
-    fn sample(&mut self, mut logits: Vec<f32>) -> Result<u32> {
-        let recent: Vec<u32> = self.prompt.iter().chain(&self.tokens).copied().collect();
-        self.sampler.sample(&mut logits, &recent)
+    /// The text so far.
+    fn recent(&self) -> Vec<u32> {
+        self.prompt.iter().chain(&self.tokens).copied().collect()
     }
 }

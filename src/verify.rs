@@ -783,6 +783,34 @@ async fn argmax(bench: &mut Bench) -> Result<f64> {
     Ok(0.0)
 }
 
+async fn top_k(bench: &mut Bench) -> Result<f64> {
+    // All of them; a border among equals; one broken.
+    for (width, k, broken) in [(5, 5, false), (1000, 128, false), (5003, 40, false), (300, 7, true)] {
+        let mut values: Vec<f32> =
+            bench.values(width).into_iter().map(|v| (v * 64.0).round() / 8.0).collect();
+        values[width / 2] = if broken { f32::NAN } else { -0.0 };
+        values[width - 1] = f32::NEG_INFINITY;
+        let logits = bench.twin(1, width, bytemuck::cast_slice(&values))?;
+        let out = bench.twin(1, 1 + 2 * k, &[])?;
+        let build =
+            |half: &dyn Fn(&Twin) -> Tensor, _: Side| Op::TopK { logits: half(&logits), out: half(&out) };
+        bench.run(&step(0, 1, |_| 0), &build).await?;
+        let mut sorted = Vec::new();
+        for (device, tensor) in [(&bench.gpu, &out.gpu), (&bench.cpu, &out.cpu)] {
+            let words = device.read_words(tensor, 0, 1 + 2 * k).await?;
+            let (count, pairs) = words.split_at(1);
+            let mut pairs: Vec<&[u32]> = pairs.chunks(2).collect();
+            pairs.sort();
+            // Of a broken row only that it is matters.
+            sorted.push((count[0], if broken { Vec::new() } else { pairs.concat() }));
+        }
+        if sorted[0] != sorted[1] || broken != (sorted[0].0 == NO_TOKEN) {
+            return Err(Error::Gpu(format!("the {k} largest of {width} logits are not the twin's")));
+        }
+    }
+    Ok(0.0)
+}
+
 /// Sizes of Hadamard transforms that always run: runs without a mix, both sides of 4096, 28 and 172.
 const HADAMARDS: [usize; 4] = [4, 128, 8192, 11008];
 
@@ -935,5 +963,6 @@ pub async fn verify_only(
     run.case("route", "", TOLERANCE_F32, async |b| route(b).await).await?;
     run.case("combine", "", TOLERANCE_F32, async |b| combine(b).await).await?;
     run.case("argmax", "", 0.0, async |b| argmax(b).await).await?;
+    run.case("top_k", "", 0.0, async |b| top_k(b).await).await?;
     Ok(run.outcomes)
 }

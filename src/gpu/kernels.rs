@@ -602,6 +602,11 @@ pub(crate) fn glu_module(activation: Activation, gated: bool) -> Module {
     module
 }
 
+/// The largest logits.
+pub(crate) fn top_k_module() -> Module {
+    module("top_k", "kernels/top_k.wgsl")
+}
+
 /// The largest logit.
 pub(crate) fn argmax_module(capabilities: &Capabilities) -> Module {
     let mut module = module("argmax", "kernels/argmax.wgsl");
@@ -935,6 +940,12 @@ fn lower_one<'a>(
                 grid: Grid::each(out.cols.div_ceil(64), *rows),
             });
         }
+        Op::TopK { logits, out } => all.push(Lowered {
+            module: top_k_module(),
+            buffers: vec![(4, logits.gpu()?), (5, out.gpu()?)],
+            params: vec![logits.cols as u32, out.cols as u32 / 2],
+            grid: Grid::fixed(1, 1),
+        }),
         Op::Argmax { logits, step } => all.push(Lowered {
             module: argmax_module(capabilities),
             buffers: vec![(4, logits.gpu()?), (5, step.gpu()?)],
@@ -1207,6 +1218,7 @@ fn modules(every_slot: bool) -> Vec<Module> {
         let capabilities = Capabilities { invocations, ..Capabilities::FLOOR };
         add(format!(" {invocations} lanes"), argmax_module(&capabilities));
     }
+    add(String::new(), top_k_module());
     super::probe::modules().into_iter().for_each(|module| add(String::new(), module));
     let signed = |slot: bool, name: &str| if slot { name.to_owned() } else { String::new() };
     for bits in 0..8u32 {

@@ -60,6 +60,7 @@ parts![
     "kernels/scale.wgsl",
     "kernels/softcap.wgsl",
     "kernels/sparse.wgsl",
+    "kernels/top_k.wgsl",
     "lib/activation.wgsl",
     "lib/cache_f16.wgsl",
     "lib/cache_f32.wgsl",

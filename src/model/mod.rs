@@ -43,6 +43,8 @@ const SMALLEST_CHUNK: usize = 32;
 const ACTIVATION_BYTES: usize = 64 << 20;
 /// Rows that the head works on at once when every position's logits are wanted.
 const HEAD_BLOCK: usize = 32;
+/// Logits that a step brings back for sampling: enough for a top-k of 40 with a penalty on 64 recent tokens.
+pub const LARGEST: usize = 128;
 /// Positions whose rotations are computed at once.
 const ROTATION_BLOCK: usize = 4096;
 /// Words of a cache that are filled at once.
@@ -420,6 +422,7 @@ impl Model {
             one: Activations::new(device, &config, scratch, 1)?,
             step: device.zeros("step", 1, STEP_HEADER + chunk)?,
             logits: device.zeros("logits", 1, config.vocab)?,
+            largest: device.zeros("largest logits", 1, 1 + 2 * LARGEST.min(config.vocab))?,
             block_logits: device.zeros("logits", HEAD_BLOCK, config.vocab)?,
             block_normed: device.zeros("activations", HEAD_BLOCK, config.hidden)?,
             head_scratch,
@@ -670,6 +673,21 @@ impl Model {
         let all = (&self.network.logits, 0, self.config.vocab);
         let words = self.device.run_and_read(&self.recordings.decode, &self.network.step, &step, all).await?;
         Ok(bytemuck::cast_vec(words))
+    }
+
+    /// One decode step at `position`; returns the [`LARGEST`] largest logits with their tokens, in no order. None if a logit
+    /// is not a number: [`Model::logits`] has all of them.
+    pub async fn decode_largest(&self, position: usize, token: u32) -> Result<Option<Vec<(u32, f32)>>> {
+        let step = self.decode_step(position, Tokens::Given(vec![token]))?;
+        self.device.run(&self.recordings.decode, &self.network.step, &step)?;
+        let all = (&self.network.largest, 0, self.network.largest.cols);
+        let words =
+            self.device.run_and_read(&self.recordings.largest, &self.network.step, &step, all).await?;
+        let Some((count, pairs)) = words.split_first().filter(|(count, _)| **count != NO_TOKEN) else {
+            return Ok(None);
+        };
+        let pairs = pairs.chunks_exact(2).take(*count as usize);
+        Ok(Some(pairs.map(|pair| (pair[0], f32::from_bits(pair[1]))).collect()))
     }
 
     fn decode_step(&self, position: usize, tokens: Tokens) -> Result<Step> {

@@ -24,6 +24,7 @@ pub(super) struct Network {
     pub(super) head_scratch: Scratch,
     pub(super) step: Tensor,
     pub(super) logits: Tensor,       // [1, vocab]
+    pub(super) largest: Tensor,      // [1, 1 + 2·LARGEST]
     pub(super) block_logits: Tensor, // [rows, vocab], when every position's are wanted
 }
 
@@ -33,6 +34,7 @@ pub(super) struct Recordings {
     pub(super) decode: Recording,  // one token, logits and their argmax
     pub(super) body: Recording,    // as prefill, without the head
     pub(super) head: Recording,    // logits of many rows of the last body
+    pub(super) largest: Recording, // the largest of the last logits
 }
 
 impl Network {
@@ -96,12 +98,14 @@ impl Network {
         let (prefill, decode) = (token(&self.many)?, token(&self.one)?);
         let mut every = Vec::new();
         self.logits(&mut every, config, &self.many, [&self.block_normed, &self.block_logits]);
-        device.compile(&self.step, &[&prefill, &decode, &every], progress).await?;
+        let largest = vec![Op::TopK { logits: self.logits.clone(), out: self.largest.clone() }];
+        device.compile(&self.step, &[&prefill, &decode, &every, &largest], progress).await?;
         Ok(Recordings {
             prefill: device.record(&self.step, prefill).await?,
             decode: device.record(&self.step, decode).await?,
             body: device.record(&self.step, self.body(config, &self.many)?).await?,
             head: device.record(&self.step, every).await?,
+            largest: device.record(&self.step, largest).await?,
         })
     }
 }

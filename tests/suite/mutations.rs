@@ -154,6 +154,7 @@ const MUTATIONS: &[Mutation] = &[
     mutation("codecs/trellis.wgsl", "bits >> vec4(13u)", "bits >> vec4(14u)", "matmul", "trellis2 mcg"),
     mutation("codecs/trellis.wgsl", "end - 2u * BITS", "end - BITS", "matvec", "trellis6 mcg"),
     mutation("codecs/trellis.wgsl", "vec4(b.zw, d.zw)", "vec4(b.zw, d.xy)", "matvec", "trellis1 mul1"),
+    mutation("kernels/top_k.wgsl", "if (key(i) > border)", "if (key(i) >= border)", "top_k", ""),
     mutation("kernels/argmax.wgsl", "other_at < best_at[lane.x]", "other_at > best_at[lane.x]", "argmax", ""),
     mutation(
         "kernels/attention.wgsl",
