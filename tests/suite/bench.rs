@@ -7,7 +7,7 @@ use halfbyte::bench::{
     AdapterResult, Decode, Kernel, ModelResult, NOISE, Options, Prefill, Report, Spread, agreement, measure,
 };
 use halfbyte::gpu::{Options as GpuOptions, Probe};
-use halfbyte::model::{LoadOptions, Memory, Precision};
+use halfbyte::model::{CacheFormat, LoadOptions, Memory};
 use halfbyte::{Device, Model};
 use serde_json::{Value, json};
 
@@ -165,7 +165,7 @@ fn random_models_run_on_the_twin() {
 }
 
 fn exact() -> LoadOptions {
-    LoadOptions { precision: Precision::F32, ..LoadOptions::default() }
+    LoadOptions { precision: CacheFormat::F32, ..LoadOptions::default() }
 }
 
 /// On every adapter: what is asked for is measured or left out with a reason, and the GPU agrees with the twin.
