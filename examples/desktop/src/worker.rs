@@ -4,7 +4,7 @@
 use halfbyte::chat::Message;
 use halfbyte::checkpoint::Checkpoint;
 use halfbyte::inspect::{self, Report};
-use halfbyte::model::{LoadOptions, CacheFormat, Progress};
+use halfbyte::model::{CacheFormat, LoadOptions, Progress};
 use halfbyte::session::{self, GenerateOptions, Summary};
 use halfbyte::{Device, Result, Session, embedded};
 use std::path::PathBuf;

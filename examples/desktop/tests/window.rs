@@ -2,7 +2,7 @@
 //! once more, with the window; there it stands between the app and eframe, types, and closes it when all is written.
 
 use eframe::egui;
-use halfbyte::model::{LoadOptions, CacheFormat};
+use halfbyte::model::{CacheFormat, LoadOptions};
 use halfbyte::sampler::SamplerOptions;
 use halfbyte::session::GenerateOptions;
 use halfbyte::{Device, Session, embedded};
