@@ -4,7 +4,7 @@ use crate::checkpoint::formats::FORMATS;
 use crate::checkpoint::{Checkpoint, READERS, TokenizerFiles, decode, gguf};
 use crate::device::{Device, split};
 use crate::error::Result;
-use crate::model::{DEFAULT_CONTEXT, ModelConfig, prefill_chunk};
+use crate::model::{CacheFormat, DEFAULT_CONTEXT, ModelConfig, prefill_chunk};
 use crate::quant::{CODECS, Shape};
 use serde::Serialize;
 use serde_json::Value;
@@ -140,8 +140,8 @@ pub struct Options {
     pub sha256: bool,
     /// Positions of the KV cache; `None` as when loading.
     pub context: Option<usize>,
-    /// A KV cache of f32, not f16.
-    pub f32_cache: bool,
+    /// Numbers of the KV cache.
+    pub cache: CacheFormat,
 }
 
 /// Looks at a checkpoint and at whether `device` can run it. `progress` is told how many of the tensors are done.
@@ -240,15 +240,15 @@ pub async fn inspect(
     }
     let totals = totals(&tensors);
     let context = options.context.unwrap_or(config.context.min(DEFAULT_CONTEXT));
-    let element = if options.f32_cache { 4 } else { 2 };
-    let cache = (config.kv_rows() as u64).saturating_mul(context as u64).saturating_mul(element);
+    let position = 4 * config.kv_heads as u64 * options.cache.words(config.head_dim) as u64;
+    let cache = position.saturating_mul(context as u64);
     let kv_bytes = cache * 2 * config.layers as u64;
     let wide = 2 * config.hidden + 2 * config.q_rows() + 2 * config.kv_rows() + 3 * config.ffn;
     let activation_bytes =
         ((prefill_chunk(capabilities.as_ref(), wide) + 1) * wide + 33 * config.vocab) as u64 * 4;
     let total_bytes = totals.bytes_gpu + kv_bytes + activation_bytes;
     if cache > max_binding {
-        let most = max_binding / element / config.kv_rows().max(1) as u64;
+        let most = max_binding / position.max(1);
         reasons.push(format!(
             "the KV cache of a layer takes {cache} bytes, a buffer holds {max_binding}: --context {most} would fit"
         ));

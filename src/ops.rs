@@ -7,6 +7,7 @@ use crate::device::{Matrix, Tensor};
 use crate::error::{Error, Result};
 use crate::quant::TILE_ROWS;
 use crate::quant::activations::{ActivationCode, Activations};
+use crate::quant::cache::CacheFormat;
 use crate::quant::hadamard::Plan;
 use serde::Serialize;
 use std::sync::Arc;
@@ -259,7 +260,7 @@ pub enum Op {
         /// The bound.
         cap: f32,
     },
-    /// Norms and rotates q and k, writes k and v to the cache and q back in place.
+    /// Norms and rotates q and k, transforms all heads as the cache asks for, writes k and v to it and q back in place.
     Rope {
         /// Sizes.
         heads: Heads,
@@ -274,7 +275,7 @@ pub enum Op {
         /// Keys and values.
         cache: Cache,
     },
-    /// `out = softmax(scale · q·Kᵀ)·V`, causal.
+    /// `out = softmax(scale · q·Kᵀ)·V`, causal, out of the cache's transform.
     Attention {
         /// Sizes.
         heads: Heads,
@@ -347,7 +348,8 @@ pub struct Heads {
     pub offsets: [usize; 3],
 }
 
-/// Keys `[kv_head][head_dim / 4][context]` and values `[kv_head][context][head_dim / 4]` of one layer.
+/// Keys `[kv_head][entries][context]` and values `[kv_head][context][entries]` of one layer: entries of four numbers, of
+/// four or eight integers in a word, and then one of their scale.
 #[derive(Debug, Clone)]
 pub struct Cache {
     /// Keys.
@@ -356,8 +358,8 @@ pub struct Cache {
     pub values: Tensor,
     /// Positions.
     pub context: usize,
-    /// Stored as f16.
-    pub f16: bool,
+    /// In what numbers; [`CacheFormat::words`] are a head's words on a GPU, the twin has an f32 of each number.
+    pub format: CacheFormat,
 }
 
 /// Words of the step before the token ids: position, tokens, first head row, head rows.

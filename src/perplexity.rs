@@ -94,7 +94,7 @@ fn surprise(logits: &[f32], next: u32) -> Result<f64> {
     let found = logits.get(next as usize).map_or(f64::NAN, |&l| logit(most) + total.ln() - logit(l));
     if found.is_nan() {
         return Err(Error::corrupt("a logit is not a number")
-            .remedy("check the model file, the GPU with `halfbyte verify`, or take --precision f32"));
+            .remedy("check the model file, the GPU with `halfbyte verify`, or take --kv-cache f32"));
     }
     Ok(found)
 }

@@ -207,10 +207,15 @@ fn run_op(op: &Op, step_tensor: &Tensor, step: &Step) -> Result<()> {
             let width = rotations.as_ref().map_or(0, |r| r.cols);
             let rotations = rotations.as_ref().map(|r| rows(r, r.rows)).unwrap_or_default();
             let norms = norms.as_ref().map(|(q, k, eps)| (vector(q), vector(k), *eps));
+            let kv_heads = heads.kv_heads;
             for (t, row) in values.chunks_exact_mut(qkv.cols).enumerate() {
                 let position = step.position + t;
                 let angle = &rotations[position * width..][..width];
                 rope(heads, row, angle, *interleaved, norms.as_ref());
+                for (first, count) in heads.offsets.into_iter().zip([heads.heads, kv_heads, kv_heads]) {
+                    let all = &mut row[first..first + count * heads.head_dim];
+                    all.chunks_exact_mut(heads.head_dim).for_each(|head| cache.format.transform(head));
+                }
                 write_cache(heads, cache, row, position);
             }
             let (q, width) = (heads.offsets[0], heads.heads * heads.head_dim);
@@ -453,21 +458,16 @@ fn value_index(cache: &Cache, heads: &Heads, kv_head: usize, position: usize, i:
     (kv_head * cache.context + position) * heads.head_dim + i
 }
 
-/// What is left of a value after a trip through the cache.
-fn through_cache(cache: &Cache, value: f32) -> f32 {
-    if cache.f16 { half::f16::from_f32(value.clamp(-65504.0, 65504.0)).to_f32() } else { value }
-}
-
-fn write_cache(heads: &Heads, cache: &Cache, qkv: &[f32], position: usize) {
+fn write_cache(heads: &Heads, cache: &Cache, qkv: &mut [f32], position: usize) {
     let d = heads.head_dim;
-    let [_, k, v] = heads.offsets;
     let (mut keys, mut values) = (cache.keys.cpu(), cache.values.cpu());
     for kv_head in 0..heads.kv_heads {
+        let [_, k, v] = heads.offsets.map(|offset| offset + kv_head * d);
+        cache.format.round(&mut qkv[k..k + d]);
+        cache.format.round(&mut qkv[v..v + d]);
         for i in 0..d {
-            let key = through_cache(cache, qkv[k + kv_head * d + i]);
-            let value = through_cache(cache, qkv[v + kv_head * d + i]);
-            keys[key_index(cache, heads, kv_head, position, i)] = key.to_bits();
-            values[value_index(cache, heads, kv_head, position, i)] = value.to_bits();
+            keys[key_index(cache, heads, kv_head, position, i)] = qkv[k + i].to_bits();
+            values[value_index(cache, heads, kv_head, position, i)] = qkv[v + i].to_bits();
         }
     }
 }
@@ -510,5 +510,6 @@ fn attention(
             let sum: f64 = seen.clone().zip(&weights).map(|(p, w)| w * value(p)).sum();
             *o = (sum / total) as f32;
         }
+        cache.format.transform(&mut out[first..]);
     }
 }

@@ -3,11 +3,12 @@
 use crate::device::{Device, Matrix, Tensor};
 use crate::error::{Error, Result};
 use crate::gpu::Context;
-use crate::gpu::kernels::{EXPERT_ROWS, EXPERT_SHARES, HEAD_DIMS};
+use crate::gpu::kernels::{EXPERT_ROWS, EXPERT_SHARES, head_dims};
 use crate::ops::{
     Activation, Cache, Heads, Index, Op, Routes, Rows, STEP_HEADER, Step, Tokens, Transform, int8_words,
 };
 use crate::quant::activations::{ActivationScale, Activations};
+use crate::quant::cache::CacheFormat;
 use crate::quant::hadamard::{Plan, sizes};
 use crate::quant::{CODECS, Codec, Family, Kind, Shape, WHOLE_ROW};
 use crate::reference::NO_TOKEN;
@@ -442,7 +443,7 @@ async fn hadamard(bench: &mut Bench, n: usize, block: Option<usize>) -> Result<f
     Ok(worst)
 }
 
-/// A cache that holds `position` random positions, and qkv rows for the next ones.
+/// A cache that holds random positions, and qkv rows for the next ones.
 struct AttentionBench {
     heads: Heads,
     cache: [Cache; 2],
@@ -455,54 +456,111 @@ async fn attention_bench(
     (heads, kv_heads, head_dim): (usize, usize, usize),
     position: usize,
     tokens: usize,
-    f16: bool,
+    format: CacheFormat,
 ) -> Result<AttentionBench> {
     let context = position + tokens + 3;
     let kv = kv_heads * head_dim;
     let offsets = [2, 2 + heads * head_dim, 2 + heads * head_dim + kv];
     let heads = Heads { heads, kv_heads, head_dim, offsets };
-    let qkv = bench.random(tokens, offsets[2] + kv + 1)?;
-    let cache = |device: &Device, side: Side| -> Result<Cache> {
-        // The GPU packs two f16 a word; the twin keeps one rounded value a word.
-        let words = if f16 && side == Side::Gpu { kv * context / 2 } else { kv * context };
+    let qkv = bench.heads(tokens, offsets[2] + kv + 1, format)?;
+    let cache = |device: &Device, words: usize| -> Result<Cache> {
         let make = |label| device.zeros(label, 1, words);
-        Ok(Cache { keys: make("keys")?, values: make("values")?, context, f16 })
+        Ok(Cache { keys: make("keys")?, values: make("values")?, context, format })
     };
-    let cache = [cache(&bench.gpu, Side::Gpu)?, cache(&bench.cpu, Side::Cpu)?];
-    for side in [Side::Gpu, Side::Cpu] {
-        let mut rng = StdRng::seed_from_u64(11);
-        let device = if side == Side::Gpu { &bench.gpu } else { &bench.cpu };
-        for tensor in [&cache[side as usize].keys, &cache[side as usize].values] {
-            let halves: Vec<half::f16> =
-                (0..kv * context).map(|_| half::f16::from_f32(rng.random_range(-1.0..1.0f32))).collect();
-            let words: Vec<u32> = if f16 && side == Side::Gpu {
-                halves.chunks(2).map(|p| p[0].to_bits() as u32 | (p[1].to_bits() as u32) << 16).collect()
-            } else {
-                halves.iter().map(|h| h.to_f32().to_bits()).collect()
-            };
-            device.write(tensor, 0, &words);
+    let packed = kv_heads * context * format.words(head_dim);
+    let cache = [cache(&bench.gpu, packed)?, cache(&bench.cpu, kv * context)?];
+    for (are_keys, gpu, cpu) in
+        [(true, &cache[0].keys, &cache[1].keys), (false, &cache[0].values, &cache[1].values)]
+    {
+        let [packed, numbers] = cached(&mut bench.rng, &heads, context, format, are_keys);
+        bench.gpu.write(gpu, 0, &packed);
+        bench.cpu.write(cpu, 0, &numbers);
+    }
+    Ok(AttentionBench { heads, cache, qkv, step: step(position, tokens, |_| 0) })
+}
+
+/// Random keys, or values, of all positions: as a GPU packs them, and the same numbers as the twin has them.
+fn cached(
+    rng: &mut StdRng,
+    heads: &Heads,
+    context: usize,
+    format: CacheFormat,
+    are_keys: bool,
+) -> [Vec<u32>; 2] {
+    let count = heads.kv_heads * heads.head_dim * context;
+    let Some(bits) = format.code_bits() else {
+        let numbers = (0..count).map(|_| half::f16::from_f32(rng.random_range(-1.0..1.0f32)));
+        let halves: Vec<half::f16> = numbers.collect();
+        let numbers: Vec<u32> = halves.iter().map(|h| h.to_f32().to_bits()).collect();
+        let pair = |p: &[half::f16]| u32::from(p[0].to_bits()) | u32::from(p[1].to_bits()) << 16;
+        return match format {
+            CacheFormat::F32 => [numbers.clone(), numbers],
+            _ => [halves.chunks(2).map(pair).collect(), numbers],
+        };
+    };
+    let words = format.words(heads.head_dim);
+    // Entry `i` of `all` of a head, in a layout that is positions × entries for values and entries × positions for keys.
+    let index = |head: usize, position: usize, i: usize, all: usize| match are_keys {
+        true => (head * all + i) * context + position,
+        false => (head * context + position) * all + i,
+    };
+    let mut packed = vec![0; heads.kv_heads * context * words];
+    let mut numbers = vec![0; count];
+    for (head, position) in (0..heads.kv_heads).flat_map(|h| (0..context).map(move |p| (h, p))) {
+        let scale = rng.random_range(0.5..1.5f32) / (1 << (bits - 1)) as f32;
+        packed[index(head, position, words - 1, words)] = scale.to_bits();
+        for i in 0..heads.head_dim {
+            let code = rng.random_range(1 - (1 << (bits - 1))..1 << (bits - 1));
+            let (word, shift) = (i * bits as usize / 32, i as u32 * bits % 32);
+            packed[index(head, position, word, words)] |= (code as u32 & ((1 << bits) - 1)) << shift;
+            numbers[4 * index(head, position, i / 4, heads.head_dim / 4) + i % 4] =
+                (code as f32 * scale).to_bits();
         }
     }
-    let ids = step(position, tokens, |_| 0);
-    Ok(AttentionBench { heads, cache, qkv, step: ids })
+    [packed, numbers]
+}
+
+impl Bench {
+    /// Rows of heads to write to a cache. For integers of few bits, so that GPU and twin compute the same numbers to the last
+    /// bit on the way there, and so find the same codes.
+    fn heads(&mut self, rows: usize, cols: usize, format: CacheFormat) -> Result<Twin> {
+        if format.code_bits().is_none() {
+            return self.random(rows, cols);
+        }
+        let value = |_| self.rng.random_range(-64..=64) as f32 / 64.0;
+        let values: Vec<f32> = (0..rows * cols).map(value).collect();
+        self.twin(rows, cols, bytemuck::cast_slice(&values))
+    }
+
+    /// Rotations of heads for a cache; for integers by quarters of a turn.
+    fn rotations(&mut self, rows: usize, dims: usize, format: CacheFormat) -> Result<Twin> {
+        if format.code_bits().is_none() {
+            return self.random(rows, dims);
+        }
+        let turn = |_| [[1.0f32, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]][self.rng.random_range(0..4)];
+        let turns: Vec<[f32; 2]> = (0..rows * dims / 2).map(turn).collect();
+        self.twin(rows, dims, bytemuck::cast_slice(&turns))
+    }
 }
 
 /// (heads, KV heads, head size): the extremes and one at random.
-fn heads(rng: &mut StdRng) -> [(usize, usize, usize); 3] {
+fn heads(rng: &mut StdRng, format: CacheFormat) -> [(usize, usize, usize); 3] {
     let (kv_heads, group) = (rng.random_range(1..=4), rng.random_range(1..=4));
-    let head_dim = HEAD_DIMS[rng.random_range(0..HEAD_DIMS.len())];
-    [(1, 1, 4), (kv_heads * group, kv_heads, head_dim), (3, 1, 256)]
+    let head_dims = head_dims(format);
+    let head_dim = head_dims[rng.random_range(0..head_dims.len())];
+    let smallest = if format.code_bits().is_some() { (4, 2, 20) } else { (1, 1, 4) };
+    [smallest, (kv_heads * group, kv_heads, head_dim), (3, 1, 256)]
 }
 
-async fn attention(bench: &mut Bench, f16: bool) -> Result<f64> {
+async fn attention(bench: &mut Bench, format: CacheFormat) -> Result<f64> {
     let mut worst = 0f64;
-    for shape in heads(&mut bench.rng) {
+    for shape in heads(&mut bench.rng, format) {
         let position = bench.rng.random_range(129..200);
         for (position, tokens, window) in
             [(0, 1, None), (3, 5, Some(4)), (position, 2, None), (position, 2, Some(70))]
         {
             let AttentionBench { heads, cache, qkv, step } =
-                attention_bench(bench, shape, position, tokens, f16).await?;
+                attention_bench(bench, shape, position, tokens, format).await?;
             let out = bench.twin(tokens, heads.heads * heads.head_dim, &[])?;
             let sinks = bench.random(1, heads.heads)?;
             let build = |half: &dyn Fn(&Twin) -> Tensor, side: Side| Op::Attention {
@@ -523,15 +581,15 @@ async fn attention(bench: &mut Bench, f16: bool) -> Result<f64> {
 
 /// Rotations and attention of one token: what decode steps do together. The cache is checked through an attention of the next
 /// token over it.
-async fn decode_attention(bench: &mut Bench, f16: bool, normed: bool) -> Result<f64> {
+async fn decode_attention(bench: &mut Bench, format: CacheFormat, normed: bool) -> Result<f64> {
     let mut worst = 0f64;
-    for shape in heads(&mut bench.rng) {
+    for shape in heads(&mut bench.rng, format) {
         let far = bench.rng.random_range(300..700);
         for (position, window) in [(0, None), (63, Some(4)), (far, None), (far, Some(70))] {
             let AttentionBench { heads, cache, qkv, step: at } =
-                attention_bench(bench, shape, position, 1, f16).await?;
+                attention_bench(bench, shape, position, 1, format).await?;
             let dims = if normed { (heads.head_dim / 2).next_multiple_of(2) } else { heads.head_dim };
-            let rotations = bench.random(position + 1, dims)?;
+            let rotations = bench.rotations(position + 1, dims, format)?;
             let norms = [bench.random(1, heads.head_dim)?, bench.random(1, heads.head_dim)?];
             let sinks = bench.random(1, heads.heads)?;
             let out = bench.twin(1, heads.heads * heads.head_dim, &[])?;
@@ -567,13 +625,13 @@ async fn decode_attention(bench: &mut Bench, f16: bool, normed: bool) -> Result<
 }
 
 /// RoPE's output is q in place and the cache; the cache is checked through an attention over it.
-async fn rope(bench: &mut Bench, f16: bool, normed: bool) -> Result<f64> {
+async fn rope(bench: &mut Bench, format: CacheFormat, normed: bool) -> Result<f64> {
     let mut worst = 0f64;
-    for shape in heads(&mut bench.rng) {
-        let AttentionBench { heads, cache, qkv, step } = attention_bench(bench, shape, 7, 3, f16).await?;
+    for shape in heads(&mut bench.rng, format) {
+        let AttentionBench { heads, cache, qkv, step } = attention_bench(bench, shape, 7, 3, format).await?;
         // Of normed heads only some channels turn.
         let dims = if normed { (heads.head_dim / 2).next_multiple_of(2) } else { heads.head_dim };
-        let rotations = bench.random(10, dims)?;
+        let rotations = bench.rotations(10, dims, format)?;
         let norms = [bench.random(1, heads.head_dim)?, bench.random(1, heads.head_dim)?];
         let build = |half: &dyn Fn(&Twin) -> Tensor, side: Side| Op::Rope {
             heads,
@@ -943,12 +1001,16 @@ pub async fn verify_only(
     }
     let blocks = async |b: &mut Bench| hadamard(b, 768, Some(128)).await;
     run.case("hadamard", "768 in blocks of 128", TOLERANCE_F32, blocks).await?;
-    for (f16, name, tolerance) in [(false, "f32 cache", TOLERANCE_F32), (true, "f16 cache", TOLERANCE_F16)] {
-        run.case("rope", name, tolerance, async |b| rope(b, f16, false).await).await?;
-        run.case("rope with norms", name, tolerance, async |b| rope(b, f16, true).await).await?;
-        run.case("attention", name, tolerance, async |b| attention(b, f16).await).await?;
-        for (normed, kernel) in [(false, "decode attention"), (true, "decode attention with norms")] {
-            let case = async |b: &mut Bench| decode_attention(b, f16, normed).await;
+    for format in CacheFormat::ALL {
+        let name = &format!("{} cache", format.name());
+        let tolerance = if format == CacheFormat::F16 { TOLERANCE_F16 } else { TOLERANCE_F32 };
+        run.case("attention", name, tolerance, async |b| attention(b, format).await).await?;
+        // A norm is not computed to the last bit, which decides what some codes are.
+        for normed in [false, true].into_iter().filter(|normed| !normed || format.code_bits().is_none()) {
+            let kernel = if normed { "rope with norms" } else { "rope" };
+            run.case(kernel, name, tolerance, async |b| rope(b, format, normed).await).await?;
+            let kernel = if normed { "decode attention with norms" } else { "decode attention" };
+            let case = async |b: &mut Bench| decode_attention(b, format, normed).await;
             run.case(kernel, name, tolerance, case).await?;
         }
     }

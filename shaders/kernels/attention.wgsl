@@ -2,7 +2,7 @@
 // Scores may be capped (Gemma 2), and a sink for each head may take its share of the softmax (gpt-oss).
 // The positions go by in tiles of LANES with an online softmax (Milakov & Gimelshein 2018).
 // qkv: [tokens, stride], out: [tokens, heads · head_dim]; cache layout as in rope.wgsl.
-// requires: lib/heads.wgsl, lib/head_plain.wgsl, lib/step.wgsl, lib/tanh.wgsl, reduce, cache
+// requires: lib/heads.wgsl, lib/hadamard.wgsl, lib/head_plain.wgsl, lib/step.wgsl, lib/tanh.wgsl, reduce, cache
 
 @group(0) @binding(4) var<storage, read> qkv: array<f32>;
 @group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;
@@ -45,10 +45,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         var score = -3.4e38;
         if (position < end) {
             var products = vec4(0.0);
-            for (var i = 0u; i < D4; i++) {
-                products += query[i] * from_cache(keys[(kv_head * D4 + i) * P.context + position]);
+            let first_key = kv_head * ENTRIES * P.context + position;
+            for (var i = 0u; i < D4; i += FOURS) {
+                let entry = keys[first_key + i / FOURS * P.context];
+                for (var j = i; j < min(i + FOURS, D4); j++) {
+                    products += query[j] * from_cache(entry, j);
+                }
             }
             score = products.x + products.y + products.z + products.w;
+            if (SCALED) {
+                score *= scale_from_cache(keys[first_key + (ENTRIES - 1u) * P.context]);
+            }
             if (P.softcap > 0.0) {
                 score = P.softcap * bounded_tanh(score / P.softcap);
             }
@@ -59,14 +66,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
             weight = exp(score - new_most);
         }
         weights[lane.x] = weight;
+        if (SCALED && position < end) {
+            weights[lane.x] *= scale_from_cache(values[(kv_head * P.context + position + 1u) * ENTRIES - 1u]);
+        }
         let shrink = exp(max(most - new_most, -80.0));
         total = total * shrink + reduce_add(weight, lane.x); // its barriers publish `weights`
         sum *= shrink;
         if (share < SPLIT) {
             let count = min(LANES, end - first);
             for (var i = share; i < count; i += SPLIT) {
-                let at = (kv_head * P.context + first + i) * D4 + column;
-                sum += weights[i] * from_cache(values[at]);
+                let at = (kv_head * P.context + first + i) * ENTRIES + column / FOURS;
+                sum += weights[i] * from_cache(values[at], column);
             }
         }
         most = new_most;
@@ -78,6 +88,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         for (var i = 1u; i < SPLIT; i++) {
             sum += sums[i * D4 + lane.x];
         }
-        out[(token * P.heads + head_index) * D4 + lane.x] = sum / total;
+        set_head4(lane.x, sum / total);
+    }
+    workgroupBarrier();
+    hadamard(1u, lane.x);
+    if (lane.x < D4) {
+        out[(token * P.heads + head_index) * D4 + lane.x] = head4(lane.x);
     }
 }

@@ -3,7 +3,7 @@
 // its queries ready by itself; the one with the last position also writes the token's k and v to the cache.
 // SHARES = 1: out[head] is the result; else out[head][share] = (Σ weight·v, (most, total, 0, 0)) for attention_shares.wgsl.
 // qkv: [1, stride]; cache layout as in rope.wgsl.
-// requires: lib/heads.wgsl, lib/head.wgsl, lib/shares.wgsl, lib/step.wgsl, lib/tanh.wgsl, reduce, cache
+// requires: lib/heads.wgsl, lib/head.wgsl, lib/hadamard.wgsl, lib/shares.wgsl, lib/step.wgsl, lib/tanh.wgsl, reduce, cache
 
 @group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;
 @group(0) @binding(7) var<storage, read_write> keys: array<Cached>;
@@ -32,13 +32,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     workgroupBarrier();
     if (end == all.end) {
         prepare_heads(1u, P.k_offset + kv_head * HEAD_DIM, K, position, lane.x);
-        for (var i = lane.x; i < D4; i += LANES) {
-            keys[(kv_head * D4 + i) * P.context + position] = to_cache(head4(i));
+        prepare_entries(lane.x);
+        for (var i = lane.x; i < ENTRIES; i += LANES) {
+            keys[(kv_head * ENTRIES + i) * P.context + position] = to_cache(i);
         }
         workgroupBarrier();
         prepare_heads(1u, P.v_offset + kv_head * HEAD_DIM, V, position, lane.x);
-        for (var i = lane.x; i < D4; i += LANES) {
-            values[(kv_head * P.context + position) * D4 + i] = to_cache(head4(i));
+        prepare_entries(lane.x);
+        for (var i = lane.x; i < ENTRIES; i += LANES) {
+            values[(kv_head * P.context + position) * ENTRIES + i] = to_cache(i);
         }
         storageBarrier();
     }
@@ -63,22 +65,31 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         for (var g = 0u; g < GROUP; g++) {
             products[g] = vec4(0.0);
         }
+        var scales = vec2(1.0); // of the key and of the value
         if (at < end) {
-            for (var i = 0u; i < D4; i++) {
-                let key = from_cache(keys[(kv_head * D4 + i) * P.context + at]);
-                for (var g = 0u; g < GROUP; g++) {
-                    products[g] += queries[g * D4 + i] * key;
+            let first_key = kv_head * ENTRIES * P.context + at;
+            for (var i = 0u; i < D4; i += FOURS) {
+                let entry = keys[first_key + i / FOURS * P.context];
+                for (var j = i; j < min(i + FOURS, D4); j++) {
+                    let key = from_cache(entry, j);
+                    for (var g = 0u; g < GROUP; g++) {
+                        products[g] += queries[g * D4 + j] * key;
+                    }
                 }
+            }
+            if (SCALED) {
+                scales.x = scale_from_cache(keys[first_key + (ENTRIES - 1u) * P.context]);
+                scales.y = scale_from_cache(values[(kv_head * P.context + at + 1u) * ENTRIES - 1u]);
             }
         }
         for (var g = 0u; g < GROUP; g++) {
-            var score = products[g].x + products[g].y + products[g].z + products[g].w;
+            var score = (products[g].x + products[g].y + products[g].z + products[g].w) * scales.x;
             if (P.softcap > 0.0) {
                 score = P.softcap * bounded_tanh(score / P.softcap);
             }
             let new_most = max(most[g], reduce_max(select(-3.4e38, score, at < end), lane.x));
             let weight = select(0.0, exp(min(score - new_most, 0.0)), at < end);
-            weights[g * LANES + lane.x] = weight;
+            weights[g * LANES + lane.x] = weight * scales.y;
             let shrink = exp(max(most[g] - new_most, -80.0));
             total[g] = total[g] * shrink + reduce_add(weight, lane.x); // its barriers publish `weights`
             sum[g] *= shrink;
@@ -87,7 +98,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         if (part < SPLIT) {
             let count = min(LANES, end - tile);
             for (var i = part; i < count; i += SPLIT) {
-                let value = from_cache(values[(kv_head * P.context + tile + i) * D4 + column]);
+                let at = (kv_head * P.context + tile + i) * ENTRIES + column / FOURS;
+                let value = from_cache(values[at], column);
                 for (var g = 0u; g < GROUP; g++) {
                     sum[g] += weights[g * LANES + i] * value;
                 }
@@ -105,7 +117,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
                 whole += sums[i * D4 + lane.x];
             }
             if (SHARES == 1u) {
-                out[query_head * D4 + lane.x] = whole / total[g];
+                set_head4(g * D4 + lane.x, whole / total[g]);
             } else {
                 out[(query_head * SHARES + group.y) * (D4 + 1u) + lane.x] = whole;
             }
@@ -114,5 +126,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
             out[(query_head * SHARES + group.y) * (D4 + 1u) + D4] = vec4(most[g], total[g], 0.0, 0.0);
         }
         workgroupBarrier();
+    }
+    if (SHARES == 1u) {
+        hadamard(GROUP, lane.x);
+        for (var i = lane.x; i < GROUP * D4; i += LANES) {
+            out[kv_head * GROUP * D4 + i] = head4(i);
+        }
     }
 }

@@ -1,6 +1,6 @@
-// One head of q, k or v a workgroup, normed and rotated (lib/head.wgsl), then k and v into the cache and q back in place.
-// keys: [kv_head][head_dim / 4][context], values: [kv_head][context][head_dim / 4], entries of four.
-// requires: lib/heads.wgsl, lib/head.wgsl, lib/step.wgsl, reduce, cache
+// One head of q, k or v a workgroup, made ready (lib/head.wgsl), then k and v into the cache and q back in place.
+// keys: [kv_head][ENTRIES][context], values: [kv_head][context][ENTRIES].
+// requires: lib/heads.wgsl, lib/head.wgsl, lib/hadamard.wgsl, lib/step.wgsl, reduce, cache
 
 @group(0) @binding(5) var<storage, read_write> qkv: array<f32>;
 @group(0) @binding(7) var<storage, read_write> keys: array<Cached>;
@@ -23,12 +23,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         }
         return;
     }
-    for (var i = lane.x; i < D4; i += LANES) {
-        let entry = to_cache(head4(i));
+    prepare_entries(lane.x);
+    for (var i = lane.x; i < ENTRIES; i += LANES) {
+        let entry = to_cache(i);
         if (is_v) {
-            values[(kv_head * P.context + position) * D4 + i] = entry;
+            values[(kv_head * P.context + position) * ENTRIES + i] = entry;
         } else {
-            keys[(kv_head * D4 + i) * P.context + position] = entry;
+            keys[(kv_head * ENTRIES + i) * P.context + position] = entry;
         }
     }
 }

@@ -1,12 +1,26 @@
 // KV cache entries of four f32.
-// provides: Cached, from_cache, to_cache
+// provides: Cached, ENTRIES, FOURS, SCALED, from_cache, scale_from_cache, prepare_entries, to_cache
+// requires: lib/hadamard.wgsl
 
 alias Cached = vec4<f32>;
 
-fn from_cache(v: Cached) -> vec4<f32> {
+const ENTRIES: u32 = D4;     // of a head
+const FOURS: u32 = 1u;       // of numbers in an entry
+const SCALED: bool = false;  // the last entry of a head is a scale
+
+// Four number `i` of a head, of its entry i / FOURS.
+fn from_cache(v: Cached, i: u32) -> vec4<f32> {
     return v;
 }
 
-fn to_cache(v: vec4<f32>) -> Cached {
-    return v;
+fn scale_from_cache(v: Cached) -> f32 {
+    return 1.0;
+}
+
+// All lanes, before `to_cache`.
+fn prepare_entries(lane: u32) {}
+
+// Entry `i` of what is in `head`.
+fn to_cache(i: u32) -> Cached {
+    return head4(i);
 }

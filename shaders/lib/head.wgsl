@@ -1,8 +1,7 @@
 // Heads of q, k or v made ready: rotary embedding of q and k (Su et al. 2021), of halves or of neighbouring channels,
-// after their norm.
+// after their norm; then all of them transformed as the cache asks for.
 // qkv: [tokens, stride]; rotations: [positions, 2 · planes] as (cos, sin) pairs; the first 2 · planes channels turn.
-// provides: head, head4, prepare_heads    requires: qkv, lib/heads.wgsl, lib/head_plain.wgsl or lib/head_normed.wgsl,
-// GROUP, LANES
+// provides: prepare_heads    requires: qkv, lib/heads.wgsl, lib/hadamard.wgsl, lib/head_plain.wgsl or lib/head_normed.wgsl
 
 @group(0) @binding(0) var<storage, read> rotations: array<vec2<f32>>;
 
@@ -10,17 +9,19 @@ const Q: u32 = 0u;
 const K: u32 = 1u;
 const V: u32 = 2u;
 
-var<workgroup> head: array<f32, GROUP * HEAD_DIM>;
-
-// Brings `count` neighbouring heads of the activations to `head`, normed and rotated; all lanes together.
+// Brings `count` neighbouring heads of the activations to `head`, normed, rotated, transformed; all lanes together.
 fn prepare_heads(count: u32, source: u32, kind: u32, position: u32, lane: u32) {
     for (var i = lane; i < count * HEAD_DIM; i += LANES) {
         head[i] = qkv[source + i];
     }
     workgroupBarrier();
-    if (kind == V) {
-        return;
+    if (kind != V) {
+        turn_heads(count, kind, position, lane);
     }
+    hadamard(count, lane);
+}
+
+fn turn_heads(count: u32, kind: u32, position: u32, lane: u32) {
     for (var h = 0u; h < count; h++) {
         norm_head(h * HEAD_DIM, kind, lane);
     }
@@ -36,8 +37,4 @@ fn prepare_heads(count: u32, source: u32, kind: u32, position: u32, lane: u32) {
         head[second] = b * r.x + a * r.y;
     }
     workgroupBarrier();
-}
-
-fn head4(i: u32) -> vec4<f32> {
-    return vec4(head[4u * i], head[4u * i + 1u], head[4u * i + 2u], head[4u * i + 3u]);
 }

@@ -60,7 +60,7 @@ pub async fn measure(
         format: weights.format_name().to_string(),
         parameters: config.parameters(),
         bits_per_weight: model.memory.weights_bytes_gpu as f64 * 8.0 / config.parameters() as f64,
-        cache: model.cache_format().into(),
+        cache: model.cache_format().name().into(),
         context: model.context,
         chunk: model.chunk,
         load_s: 0.0,

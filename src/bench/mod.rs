@@ -134,7 +134,7 @@ pub struct ModelResult {
     pub parameters: u64,
     /// Bits of a weight on the device, scales included.
     pub bits_per_weight: f64,
-    /// Numbers of the KV cache: `f32` or `f16`.
+    /// Numbers of the KV cache: `f32`, `f16`, `int8`, `int4`.
     pub cache: String,
     /// Positions of the KV cache.
     pub context: usize,

@@ -11,7 +11,7 @@ use halfbyte::bench::{adapter, agreement, limits_name, measure, probe};
 use halfbyte::checkpoint::Weights;
 use halfbyte::gpu::Probe;
 use halfbyte::gpu::context::adapters;
-use halfbyte::model::{LoadOptions, Precision};
+use halfbyte::model::{CacheFormat, LoadOptions};
 use halfbyte::{Device, Model};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -203,7 +203,7 @@ impl Bench {
         let options = self.options();
         let context = options.context().min(weights.config().context);
         let context = Some(self.common.context.unwrap_or(context));
-        let load = || LoadOptions { context, ..self.common.load_options(Precision::Auto) };
+        let load = || LoadOptions { context, ..self.common.load_options(CacheFormat::default()) };
         let bar = progress_bar("loading", self.common.json);
         let model = Model::load(device, weights, &load(), show(&bar)).await?;
         bar.finish_and_clear();

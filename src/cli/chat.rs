@@ -5,7 +5,7 @@ use super::{Common, device_name, interrupt, note, print_json};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use halfbyte::chat::Message;
-use halfbyte::model::Precision;
+use halfbyte::model::CacheFormat;
 use halfbyte::session::{FinishReason, GenerateOptions, Session};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -48,7 +48,7 @@ impl Chat {
         let mut options = self.writing.options()?;
         interrupt::install()?;
         let (device, mut session) =
-            load(self.model.as_deref(), &self.common, &self.writing.lora, Precision::Auto).await?;
+            load(self.model.as_deref(), &self.common, &self.writing.lora, CacheFormat::default()).await?;
         let plain = session.template.is_none();
         if plain && self.writing.system.is_some() {
             bail!("the model has no chat template, so --system has no place; say it in the conversation");

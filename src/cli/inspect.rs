@@ -1,6 +1,6 @@
 //! `halfbyte inspect`: what a checkpoint holds.
 
-use super::{Common, PrecisionArg, device_name, open_model, print_json};
+use super::{Common, device_name, open_model, print_json};
 use anyhow::Result;
 use clap::Args;
 use halfbyte::inspect::{FormatReport, Formats, Options, Report, TensorReport, formats, inspect};
@@ -40,7 +40,7 @@ impl Inspect {
         let options = Options {
             sha256: self.sha256,
             context: self.common.context,
-            f32_cache: self.common.precision == Some(PrecisionArg::F32),
+            cache: self.common.kv_cache.unwrap_or_default(),
         };
         let shown = self.sha256 && !self.common.json && std::io::stderr().is_terminal();
         let report = inspect(&checkpoint, &device, options, |done, count| {

@@ -5,7 +5,7 @@ use super::{Common, about, note, open_model, print_json, progress_bar, show};
 use anyhow::{Result, bail};
 use clap::Args;
 use halfbyte::Model;
-use halfbyte::model::{LoadOptions, Precision};
+use halfbyte::model::{CacheFormat, LoadOptions};
 use halfbyte::reference::argmax;
 use halfbyte::tokenizer::Tokenizer;
 use serde::Serialize;
@@ -50,7 +50,7 @@ impl Logits {
         let adapters = self.lora.open().await?;
         let device = self.common.device().await?;
         let bar = progress_bar("loading", self.common.json);
-        let options = LoadOptions { adapters, ..self.common.load_options(Precision::F32) };
+        let options = LoadOptions { adapters, ..self.common.load_options(CacheFormat::F32) };
         let model = Model::load(&device, &checkpoint, &options, show(&bar))
             .await
             .map_err(|e| about(&self.model, e))?;
@@ -68,7 +68,7 @@ impl Logits {
         if let Some(at) = report.logits.iter().position(|l| !l.is_finite()) {
             bail!(
                 "the logit of token {at} is {}: check the model file, the GPU with `halfbyte verify`, \
-                 or take --precision f32",
+                 or take --kv-cache f32",
                 report.logits[at]
             );
         }

@@ -21,7 +21,7 @@ use halfbyte::checkpoint::Checkpoint;
 use halfbyte::checkpoint::quantize::Quantization;
 use halfbyte::gpu::{AdapterChoice, LimitSet, Options};
 use halfbyte::hub::{Hub, Source, cache_home};
-use halfbyte::model::{ActivationMode, LoadOptions, Precision, Progress, Stage};
+use halfbyte::model::{ActivationMode, CacheFormat, LoadOptions, Progress, Stage};
 use halfbyte::{Device, Error, embedded};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -91,9 +91,10 @@ pub struct Common {
     /// Adapter: an index or a part of its name (see `halfbyte adapters`), or `cpu`
     #[arg(long, env = "HALFBYTE_ADAPTER", value_name = "NAME", hide_env_values = true)]
     pub adapter: Option<String>,
-    /// Storage of the KV cache: f32, f16 or auto [default: auto; f32 for logits, perplexity, verify]
-    #[arg(long, value_enum, value_name = "P", hide_possible_values = true)]
-    pub precision: Option<PrecisionArg>,
+    /// Storage of the KV cache: auto, f32, f16, int8, int4 (Hadamard-transformed) [default: auto, which is f16; f32 for
+    /// logits, perplexity]
+    #[arg(long, alias = "precision", value_name = "C", value_parser = str::parse::<CacheFormat>)]
+    pub kv_cache: Option<CacheFormat>,
     /// What products multiply weights with: f32, activations as they are; native, quantized to 8 bits where the
     /// checkpoint was made for that (W8A8, FP8, BitNet) [default: f32]
     #[arg(
@@ -122,17 +123,6 @@ pub struct Common {
     /// Limits to keep to: adapter, all it has; floor, what WebGPU guarantees; iphone, 1 GiB buffers, 1.5 GB in all
     #[arg(long, value_enum, value_name = "L", hide_possible_values = true, default_value = "adapter")]
     pub limits: LimitsArg,
-}
-
-/// `--precision`
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PrecisionArg {
-    /// 32-bit floats
-    F32,
-    /// 16-bit floats
-    F16,
-    /// What runs best
-    Auto,
 }
 
 /// `--activations`
@@ -205,20 +195,14 @@ impl Common {
         }
     }
 
-    /// Load options of the flags; `default` is the command's own precision.
-    pub fn load_options(&self, default: Precision) -> LoadOptions {
-        let precision = match self.precision {
-            None => default,
-            Some(PrecisionArg::F32) => Precision::F32,
-            Some(PrecisionArg::F16) => Precision::F16,
-            Some(PrecisionArg::Auto) => Precision::Auto,
-        };
+    /// Load options of the flags; `default` is the command's own cache.
+    pub fn load_options(&self, default: CacheFormat) -> LoadOptions {
         let activations = match self.activations {
             ActivationsArg::F32 => ActivationMode::F32,
             ActivationsArg::Native => ActivationMode::Native,
         };
         LoadOptions {
-            precision,
+            precision: self.kv_cache.unwrap_or(default),
             context: self.context,
             activations,
             quantize: self.quantize,

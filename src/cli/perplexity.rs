@@ -4,7 +4,7 @@ use super::writing::{Lora, load};
 use super::{Common, device_name, note, print_json, text_file};
 use anyhow::Result;
 use clap::Args;
-use halfbyte::model::Precision;
+use halfbyte::model::CacheFormat;
 use halfbyte::perplexity::{documents, perplexity};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, Write};
@@ -38,7 +38,7 @@ impl Perplexity {
     /// Runs it.
     pub async fn run(self) -> Result<ExitCode> {
         let text = text_file(&self.file)?;
-        let (device, session) = load(Some(&self.model), &self.common, &self.lora, Precision::F32).await?;
+        let (device, session) = load(Some(&self.model), &self.common, &self.lora, CacheFormat::F32).await?;
         let documents = documents(&session.tokenizer, &text, session.model.context)?;
         let total: usize = documents.iter().map(|ids| ids.len() - 1).sum();
         let bar = bar(total, self.common.json);

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use halfbyte::chat::Message;
 use halfbyte::embedded;
-use halfbyte::model::{Memory, Precision};
+use halfbyte::model::{CacheFormat, Memory};
 use halfbyte::session::{FinishReason, Summary};
 use serde::Serialize;
 use std::io::Write;
@@ -84,7 +84,7 @@ impl Run {
         interrupt::install()?;
         let start = Instant::now();
         let (device, mut session) =
-            load(self.model.as_deref(), &self.common, &self.writing.lora, Precision::Auto).await?;
+            load(self.model.as_deref(), &self.common, &self.writing.lora, CacheFormat::default()).await?;
         let load_ms = start.elapsed().as_secs_f64() * 1e3;
         let memory = session.model.memory;
 

@@ -15,8 +15,7 @@ use std::time::{Duration, Instant};
 #[derive(Args)]
 #[command(after_help = "\
 Shapes and values are random, odd sizes included. The exit status is 1 if a
-kernel fails. Both precisions of the KV cache are checked, whatever --precision
-says.
+kernel fails. Every format of the KV cache is checked, whatever --kv-cache says.
 
 Examples:
   halfbyte verify

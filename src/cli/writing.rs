@@ -4,7 +4,7 @@ use super::{Common, about, fraction, interrupt, open_model, progress_bar, show};
 use anyhow::Result;
 use clap::Args;
 use halfbyte::checkpoint::lora::Adapter;
-use halfbyte::model::{LoadOptions, Precision};
+use halfbyte::model::{CacheFormat, LoadOptions};
 use halfbyte::sampler::{Sampler, SamplerOptions};
 use halfbyte::session::{GenerateOptions, Generation, Session, Summary};
 use halfbyte::{Device, Error};
@@ -103,7 +103,7 @@ pub async fn load(
     model: Option<&str>,
     common: &Common,
     lora: &Lora,
-    precision: Precision,
+    precision: CacheFormat,
 ) -> Result<(Device, Session)> {
     let checkpoint = open_model(model).await?;
     let adapters = lora.open().await?;

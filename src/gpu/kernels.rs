@@ -7,6 +7,7 @@ use crate::device::{Matrix, Part, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::{Activation, Cache, Heads, Index, Op, Rows, Transform};
 use crate::quant::activations::{ActivationCode, ActivationScale};
+use crate::quant::cache::CacheFormat;
 use crate::quant::{CODECS, Codec, Shape, UNIT, hadamard};
 use serde::{Deserialize, Serialize};
 
@@ -452,31 +453,60 @@ pub(crate) fn softcap_module() -> Module {
     module
 }
 
-/// One of attention's kernels, with the parts that all of them share.
-fn heads_module(name: &str, kernel: &'static str, head_dim: usize, normed: bool, f16: bool) -> Module {
+/// Heads of so many channels in workgroup memory, as a cache of that format takes them.
+fn heads_module(
+    name: &str,
+    kernel: &'static str,
+    head_dim: usize,
+    cache: CacheFormat,
+    group: usize,
+) -> Module {
     let mut module = module(name, kernel);
-    let norm = if normed { "lib/head_normed.wgsl" } else { "lib/head_plain.wgsl" };
-    let cache = if f16 { "lib/cache_f16.wgsl" } else { "lib/cache_f32.wgsl" };
-    module.parts.extend(["lib/heads.wgsl", "lib/head.wgsl", norm, "lib/step.wgsl", cache]);
-    module.constants.push(("HEAD_DIM", (head_dim as u32).into()));
+    module.parts.extend(["lib/heads.wgsl", "lib/hadamard.wgsl", "lib/step.wgsl"]);
+    module.constants.extend([
+        ("HEAD_DIM", Constant::U32(head_dim as u32)),
+        ("HADAMARD", (cache.hadamard(head_dim) as u32).into()),
+        ("GROUP", (group as u32).into()),
+    ]);
     module
 }
 
-/// The same for kernels that work on one head a workgroup.
-fn head_module(name: &str, kernel: &'static str, head_dim: usize, normed: bool, f16: bool) -> Module {
-    let mut module = heads_module(name, kernel, head_dim, normed, f16);
-    module.constants.push(("GROUP", 1.into()));
+/// The same for kernels that prepare heads or read the cache.
+fn cache_module(
+    name: &str,
+    kernel: &'static str,
+    head_dim: usize,
+    normed: bool,
+    cache: CacheFormat,
+    group: usize,
+) -> Module {
+    let mut module = heads_module(name, kernel, head_dim, cache, group);
+    let norm = if normed { "lib/head_normed.wgsl" } else { "lib/head_plain.wgsl" };
+    module.parts.extend(["lib/head.wgsl", norm]);
+    match cache.code_bits() {
+        Some(bits) => {
+            module.parts.extend(["lib/cache_int.wgsl", "lib/quotient.wgsl"]);
+            module.constants.push(("BITS", bits.into()));
+        }
+        None if cache == CacheFormat::F32 => module.parts.push("lib/cache_f32.wgsl"),
+        None => module.parts.push("lib/cache_f16.wgsl"),
+    }
     module
 }
 
 /// RoPE, head norms and cache writes.
-pub(crate) fn rope_module(head_dim: usize, normed: bool, f16: bool, capabilities: &Capabilities) -> Module {
-    with_reduction(head_module("rope", "kernels/rope.wgsl", head_dim, normed, f16), capabilities)
+pub(crate) fn rope_module(
+    head_dim: usize,
+    normed: bool,
+    cache: CacheFormat,
+    capabilities: &Capabilities,
+) -> Module {
+    with_reduction(cache_module("rope", "kernels/rope.wgsl", head_dim, normed, cache, 1), capabilities)
 }
 
 /// Attention over the cache.
-pub(crate) fn attention_module(head_dim: usize, f16: bool, capabilities: &Capabilities) -> Module {
-    let mut module = head_module("attention", "kernels/attention.wgsl", head_dim, false, f16);
+pub(crate) fn attention_module(head_dim: usize, cache: CacheFormat, capabilities: &Capabilities) -> Module {
+    let mut module = cache_module("attention", "kernels/attention.wgsl", head_dim, false, cache, 1);
     module.parts.push("lib/tanh.wgsl");
     with_reduction(module, capabilities)
 }
@@ -488,7 +518,7 @@ pub(crate) struct DecodeAttention {
     /// Query heads of a key/value head.
     pub(crate) group: usize,
     pub(crate) normed: bool,
-    pub(crate) f16: bool,
+    pub(crate) cache: CacheFormat,
     /// Shares of the positions, a workgroup each.
     pub(crate) shares: u32,
     /// Lanes of a workgroup: 32 are one subgroup.
@@ -514,20 +544,16 @@ impl DecodeAttention {
             false => (ATTENTION_GROUPS / heads.kv_heads).clamp(1, MOST_SHARES).min(tiles),
         };
         let group = heads.heads / heads.kv_heads;
-        Self { head_dim: heads.head_dim, group, normed, f16: cache.f16, shares: shares as u32, lanes }
+        Self { head_dim: heads.head_dim, group, normed, cache: cache.format, shares: shares as u32, lanes }
     }
 
     /// Rotations, cache writes and the shares.
     pub(crate) fn module(self, capabilities: &Capabilities) -> Module {
-        let Self { head_dim, group, normed, f16, shares, lanes } = self;
+        let Self { head_dim, group, normed, cache, shares, lanes } = self;
         let kernel = "kernels/decode_attention.wgsl";
-        let mut module = heads_module("decode_attention", kernel, head_dim, normed, f16);
+        let mut module = cache_module("decode_attention", kernel, head_dim, normed, cache, group);
         module.parts.extend(["lib/shares.wgsl", "lib/tanh.wgsl"]);
-        module.constants.extend([
-            ("GROUP", Constant::U32(group as u32)),
-            ("SHARES", shares.into()),
-            ("TILE", lanes.into()),
-        ]);
+        module.constants.extend([("SHARES", Constant::U32(shares)), ("TILE", lanes.into())]);
         if lanes == LANES {
             return with_reduction(module, capabilities);
         }
@@ -539,11 +565,11 @@ impl DecodeAttention {
 
     /// What makes one result of the shares.
     pub(crate) fn sum_module(self) -> Module {
-        let mut module = module("attention_shares", "kernels/attention_shares.wgsl");
-        module.parts.extend(["lib/heads.wgsl", "lib/shares.wgsl", "lib/step.wgsl"]);
+        let kernel = "kernels/attention_shares.wgsl";
+        let mut module = heads_module("attention_shares", kernel, self.head_dim, self.cache, 1);
+        module.parts.push("lib/shares.wgsl");
         module.constants.extend([
-            ("HEAD_DIM", Constant::U32(self.head_dim as u32)),
-            ("SHARES", self.shares.into()),
+            ("SHARES", Constant::U32(self.shares)),
             ("LANES", LANES.into()),
             ("TILE", self.lanes.into()),
         ]);
@@ -559,6 +585,7 @@ impl DecodeAttention {
 /// Codes of activations.
 pub(crate) fn quantize_module(int8: bool, dynamic: bool, outliers: bool) -> Module {
     let mut module = module("quantize", "kernels/quantize.wgsl");
+    module.parts.push("lib/quotient.wgsl");
     let slots = [("INT8", int8), ("DYNAMIC", dynamic), ("OUTLIERS", outliers)];
     module.constants.extend(slots.map(|(name, on)| (name, Constant::Bool(on))));
     module
@@ -911,14 +938,14 @@ fn lower_one<'a>(
             buffers.extend([(5, qkv.gpu()?), (6, step.gpu()?)]);
             buffers.extend([(7, cache.keys.gpu()?), (8, cache.values.gpu()?)]);
             all.push(Lowered {
-                module: rope_module(heads.head_dim, norms.is_some(), cache.f16, capabilities),
+                module: rope_module(heads.head_dim, norms.is_some(), cache.format, capabilities),
                 buffers,
                 params: heads_params(op),
                 grid: Grid::each(heads.heads + 2 * heads.kv_heads, Rows::Tokens),
             });
         }
         Op::Attention { heads, qkv, cache, sinks, out, .. } => all.push(Lowered {
-            module: attention_module(heads.head_dim, cache.f16, capabilities),
+            module: attention_module(heads.head_dim, cache.format, capabilities),
             buffers: vec![
                 (0, unused),
                 (1, or_unused(sinks)?),
@@ -1091,6 +1118,14 @@ fn rope_buffers<'a>(op: &'a Op, unused: &'a wgpu::Buffer) -> Result<Vec<(u32, &'
 
 /// Head sizes of the models there are, and those that `verify` draws.
 pub const HEAD_DIMS: [usize; 16] = [4, 8, 16, 24, 32, 40, 48, 64, 72, 80, 96, 112, 128, 160, 192, 256];
+/// Of integers a few will do: blocks of the transform from 4 to 256 channels, a last word that is full or half full.
+const INTEGER_HEAD_DIMS: [usize; 6] = [4, 20, 64, 80, 128, 256];
+
+/// Those that `verify` draws and [`all_modules`] has.
+pub(crate) fn head_dims(cache: CacheFormat) -> &'static [usize] {
+    if cache.code_bits().is_some() { &INTEGER_HEAD_DIMS } else { &HEAD_DIMS }
+}
+
 /// Columns of the products with a norm that [`all_modules`] has.
 const NORMED_COLS: usize = 132;
 /// Rows of an expert, and (rows that share one of x, first expert), as `verify` has them.
@@ -1177,21 +1212,21 @@ fn modules(every_slot: bool) -> Vec<Module> {
             add(format!("{suffix} in place"), layer_norm_module(rows, flag, true, &capabilities));
         }
         add(reduction.into(), route_module(&capabilities));
-        for (head_dim, f16) in HEAD_DIMS.into_iter().flat_map(|d| [(d, false), (d, true)]) {
-            let cache = if f16 { "f16" } else { "f32" };
-            let suffix = format!(" {head_dim} {cache}{reduction}");
-            add(suffix.clone(), attention_module(head_dim, f16, &capabilities));
+        let sizes = |cache| head_dims(cache).iter().map(move |&head_dim| (head_dim, cache));
+        for (head_dim, cache) in CacheFormat::ALL.into_iter().flat_map(sizes) {
+            let suffix = format!(" {head_dim} {}{reduction}", cache.name());
+            add(suffix.clone(), attention_module(head_dim, cache, &capabilities));
             for (group, normed, shares) in [(1, false, 1), (1, true, 16), (3, false, 5), (3, true, 1)] {
                 let lanes = if subgroups.is_some() && group == 1 && head_dim <= 128 { 32 } else { LANES };
-                let plan = DecodeAttention { head_dim, group, normed, f16, shares, lanes };
+                let plan = DecodeAttention { head_dim, group, normed, cache, shares, lanes };
                 let suffix = format!("{suffix}, group {group}, shares {shares}");
                 add(suffix.clone(), plan.module(&capabilities));
                 if shares > 1 {
                     add(suffix, plan.sum_module());
                 }
             }
-            add(suffix.clone(), rope_module(head_dim, false, f16, &capabilities));
-            add(format!("{suffix} normed"), rope_module(head_dim, true, f16, &capabilities));
+            add(suffix.clone(), rope_module(head_dim, false, cache, &capabilities));
+            add(format!("{suffix} normed"), rope_module(head_dim, true, cache, &capabilities));
         }
     }
     for bits in 0..8u32 {

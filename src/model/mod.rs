@@ -10,6 +10,7 @@ mod llama;
 mod network;
 pub mod rope;
 
+pub use crate::quant::cache::CacheFormat;
 pub use ahead::Ahead;
 pub use architecture::{ARCHITECTURES, Architecture, NormKind, Windows, architecture};
 pub use config::{Alternating, Constants, Experts, ModelConfig, Rope, RopeScaling};
@@ -52,23 +53,11 @@ const CACHE_BLOCK: usize = 1 << 20;
 /// Positions of the cache unless the caller says otherwise.
 pub const DEFAULT_CONTEXT: usize = 2048;
 
-/// In what numbers the KV cache is stored. Sums, norms and the residual stream are f32 whatever it is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Precision {
-    /// f32.
-    F32,
-    /// f16.
-    F16,
-    /// f16: half the memory and bandwidth for errors of about 1e-3.
-    #[default]
-    Auto,
-}
-
 /// How to load.
 #[derive(Default)]
 pub struct LoadOptions {
     /// Storage of the cache.
-    pub precision: Precision,
+    pub precision: CacheFormat,
     /// Positions of the cache; `None` takes the model's own, at most [`DEFAULT_CONTEXT`].
     pub context: Option<usize>,
     /// LoRA adapters, added with their weights.
@@ -280,17 +269,18 @@ impl<W: Weights> Loader<'_, W> {
     }
 }
 
-fn caches(device: &Device, config: &ModelConfig, context: usize, f16: bool) -> Result<Vec<Cache>> {
-    // The GPU packs two f16 a word; the twin keeps one rounded value a word.
-    let packed = f16 && matches!(device, Device::Gpu(_));
-    let words = config.kv_rows() * context / if packed { 2 } else { 1 };
+fn caches(device: &Device, config: &ModelConfig, context: usize, format: CacheFormat) -> Result<Vec<Cache>> {
+    let words = match device {
+        Device::Gpu(_) => config.kv_heads * format.words(config.head_dim) * context,
+        Device::Cpu => config.kv_rows() * context, // the twin keeps one rounded value a word
+    };
     let tensor = || {
         device.zeros("KV cache", 1, words).map_err(|e| match e {
             Error::OutOfMemory(what) => Error::OutOfMemory(format!("{what}; take a smaller --context")),
             other => other,
         })
     };
-    (0..config.layers).map(|_| Ok(Cache { keys: tensor()?, values: tensor()?, context, f16 })).collect()
+    (0..config.layers).map(|_| Ok(Cache { keys: tensor()?, values: tensor()?, context, format })).collect()
 }
 
 /// Tokens of one prefill step on a device with these capabilities (none: the CPU), where a token's activations have
@@ -344,7 +334,6 @@ impl Model {
         if context == 0 || context > 1 << 24 {
             return Err(Error::invalid("context").expected("1 to 16777216 tokens").found(context));
         }
-        let f16 = options.precision != Precision::F32;
 
         let mut loader = Loader {
             device,
@@ -408,7 +397,7 @@ impl Model {
         let capabilities =
             if let Device::Gpu(context) = device { Some(context.capabilities()) } else { None };
         let chunk = prefill_chunk(capabilities, Activations::width(&config, scratch));
-        let caches = caches(device, &config, context, f16)?;
+        let caches = caches(device, &config, context, options.precision)?;
         let kv_bytes = caches.iter().map(|c| c.keys.bytes() + c.values.bytes()).sum();
         // Of its own: few rows, but a transform of the logits is as wide as the vocabulary.
         let head_scratch = head.scratch().allocate(device, HEAD_BLOCK)?;
@@ -500,7 +489,7 @@ impl Model {
     pub async fn fill_cache(&self) -> Result<()> {
         self.runs.fetch_add(1, Ordering::Relaxed);
         let mut rng = rand::rngs::StdRng::seed_from_u64(0);
-        // Two halves of size ⅛ to 1 a word: numbers whether they are read as f16, as f32 or as small integers.
+        // Two halves of size ⅛ to 1 a word: numbers whether they are read as f16, as f32 or as small integers and a scale.
         let mut half = || {
             u32::from(half::f16::from_f32(rng.random_range(0.125..1.0f32)).to_bits())
                 | rng.random::<u32>() & 0x8000
@@ -533,9 +522,9 @@ impl Model {
         self.device.profile(recording, &self.network.step, &step).await
     }
 
-    /// Numbers of the KV cache: `f32` or `f16`.
-    pub fn cache_format(&self) -> &'static str {
-        if self.network.caches.iter().any(|c| c.f16) { "f16" } else { "f32" }
+    /// Numbers of the KV cache.
+    pub fn cache_format(&self) -> CacheFormat {
+        self.network.caches.first().map(|cache| cache.format).unwrap_or_default()
     }
 
     /// The ops of a decode step.

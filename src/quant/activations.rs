@@ -64,19 +64,23 @@ impl Activations {
 
     /// The scale of a run; NaN if one of its elements is not finite.
     pub fn scale(&self, x: &[f32]) -> f32 {
-        let largest = x.iter().map(|x| x.to_bits() & 0x7fff_ffff).max().unwrap_or(0);
-        if !Kind::F32.finite(largest) {
-            return f32::NAN;
-        }
+        let largest = magnitude(x);
         match self.scale {
-            ActivationScale::Dynamic { top } => quotient(f32::from_bits(largest), top),
-            ActivationScale::Static(scale) => scale,
+            ActivationScale::Static(scale) if !largest.is_nan() => scale,
+            ActivationScale::Static(_) => f32::NAN,
+            ActivationScale::Dynamic { top } => quotient(largest, top),
         }
     }
 }
 
+/// `max|x|`; NaN if one is not finite.
+pub(super) fn magnitude(x: &[f32]) -> f32 {
+    let largest = x.iter().map(|x| x.to_bits() & 0x7fff_ffff).max().unwrap_or(0);
+    if Kind::F32.finite(largest) { f32::from_bits(largest) } else { f32::NAN }
+}
+
 /// `a / b` of numbers that are not negative; 0 where one of the three is subnormal or 0.
-fn quotient(a: f32, b: f32) -> f32 {
+pub(super) fn quotient(a: f32, b: f32) -> f32 {
     let flush = |x: f32| if x < f32::MIN_POSITIVE { 0.0 } else { x };
     let (a, b) = (flush(a), flush(b));
     if a == 0.0 || b == 0.0 { 0.0 } else { flush(a / b) }

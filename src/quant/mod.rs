@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 pub mod activations;
 pub mod bilevel;
+pub mod cache;
 pub mod codebook;
 pub mod e8p;
 pub mod fp8;

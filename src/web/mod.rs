@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, Browser, LimitSet, Options};
 use crate::hub;
 use crate::inspect::{self, inspect};
-use crate::model::{LoadOptions, Model as CoreModel, Precision, Progress, Stage};
+use crate::model::{LoadOptions, Model as CoreModel, Progress, Stage};
 use crate::perplexity::{documents, perplexity};
 use crate::sampler::SamplerOptions;
 use crate::session::{Event, FinishReason, GenerateOptions, Session};
@@ -203,12 +203,7 @@ impl Default for ModelOptions {
 
 impl ModelOptions {
     fn load(&self) -> Result<LoadOptions> {
-        let precision = match self.precision.as_str() {
-            "auto" => Precision::Auto,
-            "f16" => Precision::F16,
-            "f32" => Precision::F32,
-            other => return Err(Error::invalid("precision").expected("f32, f16 or auto").found(other)),
-        };
+        let precision = self.precision.parse()?;
         let quantize = self.quantize.as_deref().map(str::parse).transpose()?;
         Ok(LoadOptions { precision, context: self.context, quantize, ..LoadOptions::default() })
     }
@@ -339,8 +334,7 @@ impl PageModel {
             let files = files.into_iter().map(PageFile::new);
             let files = files.map(|file| (file.name().to_string(), file)).collect();
             let checkpoint = Checkpoint::from_files(files).await?;
-            let (context, f32_cache) = (options.context, load.precision == Precision::F32);
-            let look = inspect::Options { sha256: false, context, f32_cache };
+            let look = inspect::Options { sha256: false, context: options.context, cache: load.precision };
             let inspected = inspect(&checkpoint, device, look, |_, _| {}).await?;
             let session = Session::load(device, &checkpoint, &load, loading(&on_progress, &stop)).await?;
             Ok((checkpoint, inspected, session))

@@ -8,7 +8,7 @@ use halfbyte::bench::{
     probe,
 };
 use halfbyte::gpu::{AdapterChoice, Options as GpuOptions, Probe};
-use halfbyte::model::{LoadOptions, Memory, Precision};
+use halfbyte::model::{CacheFormat, LoadOptions, Memory};
 use halfbyte::{Device, Model};
 use serde_json::{Value, json};
 
@@ -166,7 +166,7 @@ fn random_models_run_on_the_twin() {
 }
 
 fn exact() -> LoadOptions {
-    LoadOptions { precision: Precision::F32, ..LoadOptions::default() }
+    LoadOptions { precision: CacheFormat::F32, ..LoadOptions::default() }
 }
 
 /// On every adapter: what is asked for is measured or left out with a reason, and the GPU agrees with the twin.
@@ -282,7 +282,7 @@ fn the_host_is_measured_alone() {
     let options = GpuOptions { adapter: AdapterChoice::Noop, ..GpuOptions::default() };
     let device = pollster::block_on(Device::gpu(&options)).expect("it opens");
     let weights = RandomModel::new(&small(), "q4_0").expect("a model");
-    let load = || LoadOptions { precision: Precision::F32, ..LoadOptions::default() };
+    let load = || LoadOptions { precision: CacheFormat::F32, ..LoadOptions::default() };
     pollster::block_on(async {
         let found = probe(&device).await.expect("a probe");
         assert_eq!(found, Probe::default());

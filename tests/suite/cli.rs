@@ -433,7 +433,7 @@ fn every_command_has_an_example() {
         let flags = [
             "--json",
             "--adapter",
-            "--precision",
+            "--kv-cache",
             "--activations",
             "--quantize",
             "--context",

@@ -9,7 +9,7 @@ use halfbyte::checkpoint::quantize::Quantization;
 use halfbyte::checkpoint::{Checkpoint, StoredMatrix, Weights};
 use halfbyte::gpu::Options;
 use halfbyte::linear::Linear;
-use halfbyte::model::{ActivationMode, LoadOptions, ModelConfig, Precision};
+use halfbyte::model::{ActivationMode, CacheFormat, LoadOptions, ModelConfig};
 use halfbyte::ops::{Rows, STEP_HEADER, Step, Tokens};
 use halfbyte::perplexity::{documents, perplexity};
 use halfbyte::quant::Kind;
@@ -90,7 +90,7 @@ fn gap(logits: &[f32]) -> f64 {
     (sorted[0] - sorted[1]) as f64
 }
 
-async fn load(device: &Device, path: &Path, adapters: Vec<Adapter>, precision: Precision) -> Model {
+async fn load(device: &Device, path: &Path, adapters: Vec<Adapter>, precision: CacheFormat) -> Model {
     let named = |e: halfbyte::Error| panic!("{}: {e}", path.display());
     let checkpoint = Checkpoint::open(model_path(path)).await.unwrap_or_else(named);
     let options = LoadOptions { precision, context: Some(512), adapters, ..LoadOptions::default() };
@@ -119,7 +119,7 @@ async fn check_prompt(
         let error = relative_error(&last, &prompt.logits);
         assert!(error <= tolerance, "{name}: logits of every position off by {error:e}");
     }
-    if precision == Precision::F16 {
+    if precision == CacheFormat::F16 {
         return; // the exact texts are promised for f32 storage
     }
     if !prompt.argmax.is_empty() {
@@ -156,10 +156,10 @@ async fn check_prompt(
 
 /// How close logits must be: ‖Δ‖ / ‖golden‖ with f32 and with f16 storage.
 #[derive(Clone, Copy)]
-struct Tolerance(Precision, f64);
-const TWIN: Tolerance = Tolerance(Precision::F32, 1e-5);
-const GPU: Tolerance = Tolerance(Precision::F32, 1e-4);
-const GPU_F16: Tolerance = Tolerance(Precision::F16, 5e-3);
+struct Tolerance(CacheFormat, f64);
+const TWIN: Tolerance = Tolerance(CacheFormat::F32, 1e-5);
+const GPU: Tolerance = Tolerance(CacheFormat::F32, 1e-4);
+const GPU_F16: Tolerance = Tolerance(CacheFormat::F16, 5e-3);
 
 fn check(device: &Device, device_name: &str, case: &Case, within: Tolerance) {
     check_texts(device, device_name, case, within, true);
@@ -185,7 +185,7 @@ fn check_texts(device: &Device, device_name: &str, case: &Case, within: Toleranc
         for (i, prompt) in golden.prompts.iter().enumerate() {
             check_prompt(&model, prompt, within, &name, whole_texts || i == 0).await;
         }
-        let wanted = golden.perplexity.filter(|_| whole_texts && precision == Precision::F32);
+        let wanted = golden.perplexity.filter(|_| whole_texts && precision == CacheFormat::F32);
         if let Some(wanted) = wanted
             && let Some(documents) = sample_documents(&model)
         {
@@ -302,8 +302,12 @@ const NATIVE: [&str; 7] = [
 async fn load_native(device: &Device, path: &Path) -> Model {
     let checkpoint = Checkpoint::open(path).await.expect("a checkpoint");
     let activations = ActivationMode::Native;
-    let options =
-        LoadOptions { precision: Precision::F32, context: Some(512), activations, ..LoadOptions::default() };
+    let options = LoadOptions {
+        precision: CacheFormat::F32,
+        context: Some(512),
+        activations,
+        ..LoadOptions::default()
+    };
     Model::load(device, &checkpoint, &options, |_| {}).await.expect("a model")
 }
 
@@ -409,7 +413,7 @@ fn quantized_while_loading() {
     let tiny = shared.join("fixtures/tinystories-656k");
     let load = async |device: &Device, folder: &Path, quantize, activations| {
         let checkpoint = Checkpoint::open(folder).await.expect("a checkpoint");
-        let precision = Precision::F32;
+        let precision = CacheFormat::F32;
         let options =
             LoadOptions { precision, context: Some(512), quantize, activations, ..LoadOptions::default() };
         Model::load(device, &checkpoint, &options, |_| {}).await.expect("a model")
@@ -459,7 +463,7 @@ fn adapters_work_on_every_codec() {
             let path = tiny.join("lora-on-bnb-nf4-dq");
             let adapters =
                 if adapted { vec![Adapter::open(path).await.expect("an adapter")] } else { vec![] };
-            let model = load(device, &tiny.join(name), adapters, Precision::F32).await;
+            let model = load(device, &tiny.join(name), adapters, CacheFormat::F32).await;
             model.prefill(0, &prompt[..4]).await.expect("prefill");
             model.decode(4, Tokens::Given(vec![prompt[4]])).await.expect("decode");
             model.logits().await.expect("logits")
@@ -569,8 +573,8 @@ fn adapters_are_switched_and_added() {
     pollster::block_on(async {
         let checkpoint = Checkpoint::open(&base).await.expect("the base");
         for (device, within) in [(&Device::Cpu, 1e-5), (&first, 1e-4)] {
-            let alone = load(device, &base, Vec::new(), Precision::F32).await.dispatches();
-            let mut model = load(device, &base, adapters(&tiny, [0.0, 1.0]).await, Precision::F32).await;
+            let alone = load(device, &base, Vec::new(), CacheFormat::F32).await.dispatches();
+            let mut model = load(device, &base, adapters(&tiny, [0.0, 1.0]).await, CacheFormat::F32).await;
             let switches = [None, Some([1.0, 0.0]), Some([0.0, 0.0]), Some([0.0, 1.0]), Some([1.0, 0.0])];
             for weights in switches {
                 if let Some([a, b]) = weights {
@@ -590,10 +594,10 @@ fn adapters_are_switched_and_added() {
             }
             let both = adapters(&tiny, [0.5, -1.5]).await;
             let options =
-                LoadOptions { precision: Precision::F32, context: Some(16), ..LoadOptions::default() };
+                LoadOptions { precision: CacheFormat::F32, context: Some(16), ..LoadOptions::default() };
             let merged = Merged { base: &checkpoint, adapters: &both };
             let dense = Model::load(device, &merged, &options, |_| {}).await.expect("a model");
-            let mut loaded = load(device, &base, both.clone(), Precision::F32).await;
+            let mut loaded = load(device, &base, both.clone(), CacheFormat::F32).await;
             model.set_adapter_weights(&[(ADAPTERS[0], 0.5), (ADAPTERS[1], -1.5)]).await.expect("weights");
             loaded.set_adapter_weights(&[(ADAPTERS[1], -1.5)]).await.expect("weights");
             let prompt = [1u32, 80, 147, 201, 282, 57];
@@ -638,7 +642,7 @@ fn no_part_of_an_adapter_is_ignored() {
         let (name, modules) = (module.to_owned(), [(module.to_owned(), term)].into());
         let adapters = vec![Adapter { name, weight: 1.0, modules }];
         let options =
-            LoadOptions { precision: Precision::F32, context: Some(8), adapters, ..LoadOptions::default() };
+            LoadOptions { precision: CacheFormat::F32, context: Some(8), adapters, ..LoadOptions::default() };
         pollster::block_on(async {
             let model = Model::load(&Device::Cpu, &checkpoint, &options, |_| {}).await?;
             model.prefill(0, &[1, 2]).await?;

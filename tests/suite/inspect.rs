@@ -7,6 +7,7 @@ use halfbyte::checkpoint::formats::FORMATS;
 use halfbyte::checkpoint::{Checkpoint, InputTransform, READERS, decode};
 use halfbyte::gpu::{Context, LimitSet, Options as GpuOptions};
 use halfbyte::inspect::{Options, Report, formats, inspect};
+use halfbyte::model::CacheFormat;
 use halfbyte::quant::Shape;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -42,7 +43,7 @@ fn fixture(name: &str) -> PathBuf {
     fixtures().join("models").join(name)
 }
 
-const HASHED: Options = Options { sha256: true, context: None, f32_cache: false };
+const HASHED: Options = Options { sha256: true, context: None, cache: CacheFormat::F16 };
 
 /// The bytes of an f32 tensor of a safetensors file, hashed as they are.
 #[test]

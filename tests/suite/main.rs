@@ -2,6 +2,7 @@
 
 mod adapters;
 mod bench;
+mod cache;
 #[cfg(feature = "cli")]
 mod cli;
 mod documents;

@@ -4,7 +4,7 @@ use crate::adapters::contexts;
 use crate::shared::shared;
 use halfbyte::checkpoint::Checkpoint;
 use halfbyte::gpu::{Context, Options};
-use halfbyte::model::{LoadOptions, Precision, Progress, Stage};
+use halfbyte::model::{CacheFormat, LoadOptions, Progress, Stage};
 use halfbyte::ops::{Op, Rows, STEP_HEADER, Step, Tokens};
 use halfbyte::quant::plain::Plain;
 use halfbyte::quant::{Kind, Shape};
@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex};
 const AROUND: usize = 4;
 
 fn load(context: &Context, checkpoint: &Checkpoint) -> Model {
-    let options = LoadOptions { precision: Precision::F32, ..LoadOptions::default() };
+    let options = LoadOptions { precision: CacheFormat::F32, ..LoadOptions::default() };
     pollster::block_on(Model::load(&Device::Gpu(context.clone()), checkpoint, &options, |_| {}))
         .expect("it loads")
 }
@@ -77,7 +77,8 @@ fn a_matrix_larger_than_a_binding_is_cut_by_rows() {
     let prompt = [0u32, 499, 466, 259, 421];
     let logits = |max_binding: Option<u64>| {
         let context = contexts(&Options { max_binding, ..Options::default() }).remove(0);
-        let options = LoadOptions { precision: Precision::F32, context: Some(64), ..LoadOptions::default() };
+        let options =
+            LoadOptions { precision: CacheFormat::F32, context: Some(64), ..LoadOptions::default() };
         pollster::block_on(async {
             let model = Model::load(&Device::Gpu(context), &checkpoint, &options, |_| {}).await?;
             model.prefill(0, &prompt).await?;
@@ -96,7 +97,7 @@ fn a_model_too_large_for_the_adapter_is_an_error() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/llama");
     let checkpoint = pollster::block_on(Checkpoint::open(folder)).expect("llama");
     let context = contexts(&Options { max_binding: Some(300_000), ..Options::default() }).remove(0);
-    let options = LoadOptions { precision: Precision::F32, context: Some(4096), ..LoadOptions::default() };
+    let options = LoadOptions { precision: CacheFormat::F32, context: Some(4096), ..LoadOptions::default() };
     let result = pollster::block_on(Model::load(&Device::Gpu(context), &checkpoint, &options, |_| {}));
     let message = result.err().expect("the cache does not fit").to_string();
     assert!(message.contains("KV cache") && message.contains("--context"), "{message}");

@@ -3,14 +3,15 @@
 use crate::shared::shared;
 use halfbyte::checkpoint::Checkpoint;
 use halfbyte::checkpoint::lora::Adapter;
-use halfbyte::model::{LoadOptions, Precision};
+use halfbyte::model::{CacheFormat, LoadOptions};
 use halfbyte::sampler::SamplerOptions;
 use halfbyte::session::{Event, FinishReason, GenerateOptions};
 use halfbyte::{Device, Error, Session, embedded};
 
 /// The embedded model on the CPU twin.
 fn tale(context: usize) -> Session {
-    let options = LoadOptions { precision: Precision::F32, context: Some(context), ..LoadOptions::default() };
+    let options =
+        LoadOptions { precision: CacheFormat::F32, context: Some(context), ..LoadOptions::default() };
     pollster::block_on(async {
         let checkpoint = embedded::open().await.expect("the embedded model opens");
         Session::load(&Device::Cpu, &checkpoint, &options, |_| {}).await.expect("it loads")

@@ -19,7 +19,7 @@ const PARAMETERS = [
   ['topk, topp, minp, repeat, max', 'the other settings'],
   ['system', 'system prompt'],
   ['adapter', 'gpu, low-power or cpu'],
-  ['precision', 'f32 or f16: what the KV cache holds'],
+  ['precision', 'f32, f16, int8 or int4: what the KV cache holds'],
   ['context', 'positions of the KV cache'],
   ['limits', 'floor or iphone: no more than these allow'],
   ['without', 'f16, subgroups, dot4: leave them unused'],

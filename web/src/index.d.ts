@@ -48,7 +48,7 @@ export interface LoadOptions {
   /** Positions that the KV cache holds. Default: the model's own, at most 2048. */
   context?: number;
   /** Storage of the KV cache. Default: `auto`, which is f16. */
-  precision?: 'f32' | 'f16' | 'auto';
+  precision?: 'f32' | 'f16' | 'int8' | 'int4' | 'auto';
   /** Quantize an unquantized model (f32, f16, bf16) as it is loaded: 4.5, 8 or 4.6 bits a weight. */
   quantize?: 'nf4' | 'int8' | 'int4';
   /** Keep downloads in the browser's storage (OPFS). Default: true, where there is one. */

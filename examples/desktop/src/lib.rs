@@ -9,7 +9,7 @@ pub mod worker;
 use app::App;
 use eframe::{egui, egui_wgpu};
 use halfbyte::gpu::{Context, Options};
-use halfbyte::model::Precision;
+use halfbyte::model::CacheFormat;
 use halfbyte::{Device, Error};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// Shows the window until it is closed; `wrap` lets a test stand between it and eframe.
 pub fn run<A: eframe::App + 'static>(
     model: Option<PathBuf>,
-    precision: Precision,
+    precision: CacheFormat,
     wrap: impl FnOnce(App) -> A,
 ) -> eframe::Result {
     // The window's device is the model's as well: made with all that halfbyte can use, not with what egui needs.

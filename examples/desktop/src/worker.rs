@@ -4,7 +4,7 @@
 use halfbyte::chat::Message;
 use halfbyte::checkpoint::Checkpoint;
 use halfbyte::inspect::{self, Report};
-use halfbyte::model::{LoadOptions, Precision, Progress};
+use halfbyte::model::{CacheFormat, LoadOptions, Progress};
 use halfbyte::session::{self, GenerateOptions, Summary};
 use halfbyte::{Device, Result, Session, embedded};
 use std::path::PathBuf;
@@ -56,7 +56,7 @@ pub struct Worker {
 }
 
 /// Starts the thread; `wake` is called after every event.
-pub fn start(device: Device, precision: Precision, wake: impl Fn() + Send + 'static) -> Worker {
+pub fn start(device: Device, precision: CacheFormat, wake: impl Fn() + Send + 'static) -> Worker {
     let (sender, inbox) = channel::<(u64, Command)>();
     let (outbox, events) = channel();
     let newest = Arc::new(AtomicU64::new(0));
@@ -83,7 +83,7 @@ pub fn start(device: Device, precision: Precision, wake: impl Fn() + Send + 'sta
 
 struct Model<T> {
     device: Device,
-    precision: Precision,
+    precision: CacheFormat,
     session: Option<Session>,
     tell: T,
 }

@@ -2,7 +2,7 @@
 //! once more, with the window; there it stands between the app and eframe, types, and closes it when all is written.
 
 use eframe::egui;
-use halfbyte::model::{LoadOptions, Precision};
+use halfbyte::model::{CacheFormat, LoadOptions};
 use halfbyte::sampler::SamplerOptions;
 use halfbyte::session::GenerateOptions;
 use halfbyte::{Device, Session, embedded};
@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 fn main() {
     if let Some(folder) = std::env::var_os(FOLDER) {
         let wrap = |app| Visitor { app, folder: folder.into(), step: 0 };
-        return halfbyte_desktop::run(None, Precision::F32, wrap).expect("a window");
+        return halfbyte_desktop::run(None, CacheFormat::F32, wrap).expect("a window");
     }
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("window");
     let _ = std::fs::remove_dir_all(&folder);
@@ -150,7 +150,7 @@ fn picture(ctx: &egui::Context, path: PathBuf) {
 fn expected() -> halfbyte::Result<Vec<u32>> {
     pollster::block_on(async {
         let checkpoint = embedded::open().await?;
-        let options = LoadOptions { precision: Precision::F32, ..LoadOptions::default() };
+        let options = LoadOptions { precision: CacheFormat::F32, ..LoadOptions::default() };
         let mut session = Session::load(&Device::Cpu, &checkpoint, &options, |_| {}).await?;
         let sampling = SamplerOptions::greedy();
         let options = GenerateOptions { max_tokens: Some(TOKENS), sampling, ..GenerateOptions::default() };

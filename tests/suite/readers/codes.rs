@@ -9,7 +9,7 @@ use crate::adapters::contexts;
 use halfbyte::checkpoint::Files;
 use halfbyte::checkpoint::source::{Bytes, Source};
 use halfbyte::gpu::Options;
-use halfbyte::model::{LoadOptions, Precision};
+use halfbyte::model::{CacheFormat, LoadOptions};
 use halfbyte::verify::relative_error;
 use halfbyte::{Device, Model};
 use proptest::prelude::*;
@@ -396,7 +396,7 @@ fn bitnet_layer() {
     let mut devices = vec![Device::Cpu];
     devices.extend(contexts(&Options::default()).into_iter().map(Device::Gpu));
     for device in devices {
-        let options = LoadOptions { precision: Precision::F32, context: Some(8), ..LoadOptions::default() };
+        let options = LoadOptions { precision: CacheFormat::F32, context: Some(8), ..LoadOptions::default() };
         let found = block_on(async {
             let model = Model::load(&device, &checkpoint, &options, |_| {}).await.unwrap();
             model.prefill(0, &[7]).await.unwrap();

@@ -2,7 +2,7 @@
 
 use super::crafted::{Container, Crafted, FFN, HIDDEN, LAYERS, Weights, config, files, gguf, random};
 use super::*;
-use halfbyte::model::{LoadOptions, Precision};
+use halfbyte::model::{CacheFormat, LoadOptions};
 use halfbyte::quant::WHOLE_ROW;
 use halfbyte::quant::activations::{ActivationScale, Activations};
 use halfbyte::verify::relative_error;
@@ -281,7 +281,7 @@ fn gpt_oss_runs_on_its_experts() {
             }
         }
         let checkpoint = block_on(Checkpoint::from_files(files(&config, file.bytes()))).unwrap();
-        let options = LoadOptions { precision: Precision::F32, context: Some(8), ..LoadOptions::default() };
+        let options = LoadOptions { precision: CacheFormat::F32, context: Some(8), ..LoadOptions::default() };
         block_on(async {
             let model = Model::load(&Device::Cpu, &checkpoint, &options, |_| {}).await.unwrap();
             model.prefill(0, &[7, 5, 30]).await.unwrap();

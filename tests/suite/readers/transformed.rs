@@ -6,7 +6,7 @@ use super::*;
 use crate::adapters::contexts;
 use halfbyte::checkpoint::{OutputTransform, decode};
 use halfbyte::gpu::Options;
-use halfbyte::model::{LoadOptions, Precision};
+use halfbyte::model::{CacheFormat, LoadOptions};
 use halfbyte::quant::hadamard::Plan;
 use halfbyte::quant::trellis::Codebook;
 use halfbyte::verify::relative_error;
@@ -51,7 +51,7 @@ fn unquantized(checkpoint: &Checkpoint, config: &str) -> Checkpoint {
 
 /// Logits after a prefill of several tokens and a decode step.
 fn logits(device: &Device, checkpoint: &Checkpoint) -> Vec<f32> {
-    let options = LoadOptions { precision: Precision::F32, context: Some(16), ..LoadOptions::default() };
+    let options = LoadOptions { precision: CacheFormat::F32, context: Some(16), ..LoadOptions::default() };
     block_on(async {
         let model = Model::load(device, checkpoint, &options, |_| {}).await.unwrap();
         model.prefill(0, &[1, 5, 9, 7, 12]).await.unwrap();
