@@ -97,7 +97,7 @@ def llama_cpp(path, prompt, generate):
 
 def halfbyte(path, prompt, generate, adapter):
     program = os.environ.get("HALFBYTE_BIN", ROOT / "target/release/halfbyte")
-    arguments = [program, "bench", path, "--adapter", adapter, "--prompt", str(prompt), "--depth", "0"]
+    arguments = [program, "bench", path, "--adapter", adapter, "--prompt", str(prompt), "--depth", str(prompt)]
     arguments += ["--generate", str(generate), "--runs", "1", "--agreement", "0", "--allow-noise", "--json"]
     result = json.loads(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
     result = result["adapters"][0]
