@@ -44,6 +44,7 @@ mod ints;
 pub mod lora;
 pub mod mlc;
 pub mod plain;
+pub mod qtip;
 pub mod quantize;
 pub mod quip;
 mod reader;

@@ -3,8 +3,8 @@
 use super::tensor::{RowOrder, TensorInfo, Tensors};
 use super::{
     BoxFuture, InputTransform, OutputTransform, PieceSource, Slice, StoredMatrix, aqlm, autoround, awq,
-    bitnet, bitsandbytes, compressed_tensors, exl2, exl3, fp4, fp8, ggml, gptq, hqq, mlc, plain, quip, spqr,
-    torch_int,
+    bitnet, bitsandbytes, compressed_tensors, exl2, exl3, fp4, fp8, ggml, gptq, hqq, mlc, plain, qtip, quip,
+    spqr, torch_int,
 };
 use crate::error::{Error, Result};
 use crate::quant::Codec;
@@ -50,6 +50,7 @@ pub static READERS: &[&Reader] = &[
     &aqlm::READER,
     &quip::READER,
     &exl3::READER,
+    &qtip::READER,
     &ggml::READER,
     &plain::READER,
 ];

@@ -23,6 +23,7 @@ pub mod e8p;
 pub mod fp8;
 pub mod grid;
 pub mod hadamard;
+pub mod hyb;
 pub mod int;
 pub mod kquant;
 pub mod lookup;
@@ -67,6 +68,7 @@ pub static CODECS: &[&Family] = &[
     &codebook::FAMILY,
     &e8p::FAMILY,
     &trellis::FAMILY,
+    &hyb::FAMILY,
 ];
 
 /// How an item is to be understood.

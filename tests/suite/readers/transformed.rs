@@ -143,7 +143,7 @@ fn tile(words: &[u32], codebook: Codebook) -> [[f32; 16]; 16] {
             (words[at / 32] >> (31 - at % 32) & 1) as u16
         };
         let state = (0..16).fold(0, |state, i| state << 1 | bit(i));
-        weights[n][k] = codebook.value(state).to_f32();
+        weights[n][k] = codebook.value(state);
     }
     weights
 }
@@ -173,7 +173,7 @@ pub(super) fn exl3() -> Crafted {
         let bytes = words.iter().flat_map(|w| w.to_le_bytes()).collect();
         file.add(&format!("{name}.trellis"), "I16", &[cols / 16, padded / 16, 16 * bits], bytes);
         match codebook {
-            Codebook::ThreeInst => {}
+            Codebook::ThreeInst | Codebook::OneMad => {}
             Codebook::Mcg => file.words(&format!("{name}.mcg"), &[], &[0xcbac_1fed]),
             Codebook::Mul1 => file.words(&format!("{name}.mul1"), &[], &[0x83dc_d12d]),
         }
@@ -260,13 +260,153 @@ fn exl3_that_is_not_read() {
     }
 }
 
+/// How a small QTIP model is coded: `decode_mode`, bits.
+pub(super) struct Qtip(pub(super) &'static str, pub(super) usize);
+
+fn qtip_settings(&Qtip(mode, bits): &Qtip) -> String {
+    let (pair, tlut_bits) = if mode == "quantlut_sym" { (2, 9) } else { (1, 0) };
+    format!(
+        r#","quip_params":{{"codebook":"bitshift","codebook_version":0,"L":16,"K":{bits},"V":{pair},"td_x":16,"td_y":16,
+        "tlut_bits":{tlut_bits},"decode_mode":"{mode}","split_for_tp":false,"skip_list":[]}}"#
+    )
+}
+
+/// QTIP, from the definitions of the paper and the operands of a tensor core; the golden weights are those of the trellis.
+pub(super) fn qtip(model: &Qtip) -> Crafted {
+    let rng = &mut StdRng::seed_from_u64(9);
+    let (mut file, mut weights) = (Container::default(), Weights::new());
+    let (hyb, bits) = (model.0 == "quantlut_sym", model.1);
+    file.rest(rng, &mut weights);
+    for (name, rows, cols) in LAYERS {
+        let name = format!("model.layers.0.{name}");
+        let table = random(rng, 1024);
+        let mut dense = vec![0.0; rows * cols];
+        let mut bytes = vec![0u8; rows * cols * bits / 8];
+        for tile in 0..rows * cols / 256 {
+            let (tile_row, tile_col) = (tile / (cols / 16), tile % (cols / 16));
+            let stream: Vec<bool> = (0..256 * bits).map(|_| rng.random()).collect();
+            let number = |first: usize, count: usize| {
+                (first..first + count).fold(0u64, |n, i| n << 1 | u64::from(stream[i % stream.len()]))
+            };
+            for w in 0..256 {
+                let (place, value) = if hyb {
+                    // Operand A of mma.m16n8k16: eight weights a lane.
+                    let (lane, i) = (w / 8, w % 8);
+                    let place = (lane / 4 + 8 * (i / 2 % 2), 2 * (lane % 4) + i % 2 + 8 * (i / 4));
+                    let s = number(w / 2 * 2 * bits, 16);
+                    let entry = (s * (s + 1)) as usize >> 6 & 511;
+                    let sign = if i % 2 == 0 && s * (s + 1) >> 15 & 1 == 1 { -1.0 } else { 1.0 };
+                    (place, sign * table[2 * entry + i % 2])
+                } else {
+                    let s = number(w * bits, 16) as u16;
+                    let codebook = if model.0 == "1mad" { Codebook::OneMad } else { Codebook::ThreeInst };
+                    ((w / 16, w % 16), codebook.value(s))
+                };
+                dense[(16 * tile_row + place.0) * cols + 16 * tile_col + place.1] = value;
+            }
+            if hyb {
+                // A lane reads its 8 weights of 2 × 2 tiles at once.
+                let block = tile_row / 2 * (cols / 32) + tile_col / 2;
+                for lane in 0..32 {
+                    let at = ((block * 32 + lane) * 4 + 2 * (tile_col % 2) + tile_row % 2) * bits;
+                    let number = number(lane * 8 * bits, 8 * bits).to_le_bytes();
+                    bytes[at..at + bits].copy_from_slice(&number[..bits]);
+                }
+            } else {
+                for i in 0..16 * bits {
+                    let word = (number(16 * i, 16) as u16).to_le_bytes();
+                    bytes[(tile * 16 * bits + i) * 2..][..2].copy_from_slice(&word);
+                }
+            }
+        }
+        file.add(&format!("{name}.trellis"), "I16", &[rows * cols / 256, 16 * bits], bytes);
+        if hyb {
+            file.halves(&format!("{name}.tlut"), &[512, 2], &table);
+        }
+        file.halves(&format!("{name}.SU"), &[cols], &random(rng, cols));
+        file.floats(&format!("{name}.SV"), &[rows], &random(rng, rows));
+        let split = u64::from(name.ends_with("up_proj")) * 2; // outputs of two GPUs
+        for (suffix, value) in [("rcp", split), ("tp_rank", 2)] {
+            file.add(&format!("{name}.{suffix}"), "I64", &[], value.to_le_bytes().to_vec());
+        }
+        weights.insert(name, dense);
+    }
+    Crafted { config: config(&qtip_settings(model)), bytes: file.bytes(), weights }
+}
+
+#[test]
+fn qtip_of_every_mode() {
+    let modes = [("quantlut_sym", 2), ("quantlut_sym", 3), ("quantlut_sym", 4), ("1mad", 3), ("3inst", 2)];
+    for (mode, bits) in modes {
+        let model = qtip(&Qtip(mode, bits));
+        model.verify();
+        if bits == 3 {
+            runs_as_dense(&model, &config(""));
+        }
+    }
+}
+
+/// `W = diag(SV) · H · Ŵ · Hᵀ · diag(SU)`, H of half the size where the outputs were made for two GPUs.
+#[test]
+fn qtip_is_transformed() {
+    let model = qtip(&Qtip("quantlut_sym", 2));
+    let checkpoint = model.open(model.bytes.clone()).unwrap();
+    let found = dense(&checkpoint);
+    for (name, parts) in [("mlp.gate_proj", 1), ("mlp.up_proj", 2)] {
+        let (rows, cols) = (128, 64);
+        let name = format!("model.layers.0.{name}");
+        let vector = |suffix: &str, len| {
+            block_on(checkpoint.vector(&format!("{name}.{suffix}"), len)).unwrap().unwrap()
+        };
+        let (su, sv) = (vector("SU", cols), vector("SV", rows));
+        let mut weights = model.weights[&name].clone();
+        Plan::new(cols, false).unwrap().apply(&mut weights);
+        let mut wanted = vec![0.0; rows * cols];
+        for k in 0..cols {
+            let mut column: Vec<f32> = (0..rows).map(|n| weights[n * cols + k] * su[k]).collect();
+            Plan::new(rows / parts, false).unwrap().apply(&mut column);
+            (0..rows).for_each(|n| wanted[n * cols + k] = column[n] * sv[n]);
+        }
+        let error = relative_error(&found[&name].1, &wanted);
+        assert!(error < 1e-6, "{name}: {error:e}");
+    }
+}
+
+#[test]
+fn qtip_that_is_not_read() {
+    let model = qtip(&Qtip("quantlut_sym", 2));
+    for (from, to, says) in [
+        (r#""L":16"#, r#""L":12"#, "L 12 of QTIP"),
+        (r#""K":2"#, r#""K":5"#, "hybrid code"),
+        (r#""V":2"#, r#""V":1"#, "V 1 of QTIP: expected 2"),
+        (r#""tlut_bits":9"#, r#""tlut_bits":8"#, "tlut_bits 8 of QTIP"),
+        (r#""td_x":16"#, r#""td_x":8"#, "td_x 8 of QTIP"),
+        ("quantlut_sym", "2mad", "decode_mode 2mad of QTIP: expected quantlut_sym, 1mad, 3inst"),
+        (r#""K":2"#, r#""K":4"#, "shape mismatch for model.layers.0.self_attn.q_proj.trellis"),
+    ] {
+        let changed = model.config.replace(from, to);
+        assert_ne!(changed, model.config);
+        let checkpoint = block_on(Checkpoint::from_files(files(&changed, model.bytes.clone()))).unwrap();
+        let error = load_all(&checkpoint, BUDGETS[0]).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(says), "{says}: {error}");
+    }
+    let checkpoint = model.open(model.bytes.clone()).unwrap();
+    for (tensor, byte, says) in [("rcp", 3, "rcp"), ("tlut", 0x7f, "non-finite tlut")] {
+        let name = format!("model.layers.0.self_attn.q_proj.{tensor}");
+        let at = checkpoint.raw_tensors().get(&name).unwrap().range.start as usize;
+        let mut bytes = model.bytes.clone();
+        (bytes[at], bytes[at + 1]) = if tensor == "rcp" { (byte, 0) } else { (0, byte) };
+        let opened = block_on(Checkpoint::from_files(files(&model.config, bytes)));
+        let error = opened.and_then(|c| load_all(&c, BUDGETS[0])).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(says), "{says}: {error}");
+    }
+}
+
 /// Layouts that are not known well enough.
 #[test]
 fn relatives_are_refused_by_name() {
-    for (settings, says) in [
-        (r#","quip_params":{"codebook":"bitshift","L":16,"K":2,"V":2}"#, "QTIP"),
-        (r#","quantization_config":{"quant_method":"QUiP","codebook":"E8P12"}"#, "QUiP"),
-    ] {
+    for (settings, says) in [(r#","quantization_config":{"quant_method":"QUiP","codebook":"E8P12"}"#, "QUiP")]
+    {
         let opened = block_on(Checkpoint::from_files(files(&config(settings), quip(QUIP).bytes)));
         let error = opened.map(|_| ()).unwrap_err().to_string();
         assert!(error.contains(says) && error.contains("halfbyte reads"), "{error}");
