@@ -8,7 +8,7 @@ use crate::ops::{
     Activation, Cache, Heads, Index, Op, Routes, Rows, STEP_HEADER, Step, Tokens, Transform, int8_words,
 };
 use crate::quant::activations::{ActivationScale, Activations};
-use crate::quant::hadamard::{Plan, sizes};
+use crate::quant::hadamard::{Form, sizes};
 use crate::quant::{CODECS, Codec, Family, Kind, Shape, WHOLE_ROW};
 use crate::reference::NO_TOKEN;
 use rand::rngs::StdRng;
@@ -411,17 +411,11 @@ async fn rms_norm(bench: &mut Bench) -> Result<f64> {
     Ok(worst)
 }
 
-async fn hadamard(bench: &mut Bench, n: usize, block: Option<usize>) -> Result<f64> {
+async fn hadamard(bench: &mut Bench, n: usize, form: &Form) -> Result<f64> {
     let mut worst = 0f64;
     for transposed in [false, true] {
-        let plan = match block {
-            Some(block) => Plan::blocks(n, block)?,
-            None => Plan::new(n, transposed)?,
-        };
-        let transform = |device: &Device| -> Result<Arc<Transform>> {
-            let signs = (!plan.signs.is_empty()).then(|| device.words("signs", &plan.signs)).transpose()?;
-            Ok(Arc::new(Transform { plan: plan.clone(), signs }))
-        };
+        let plan = form.plan(n, transposed)?;
+        let transform = |device: &Device| Transform::new(device, plan.clone()).map(Arc::new);
         let transforms = [transform(&bench.gpu)?, transform(&bench.cpu)?];
         let (x, before, after) = (bench.random(2, n + 3)?, bench.random(1, n)?, bench.random(1, n)?);
         let (scratch, out) = (bench.twin(2, n + 1, &[])?, bench.random(2, n + 5)?);
@@ -911,12 +905,16 @@ pub async fn verify_only(
     let sizes = sizes(1 << 16);
     let drawn = [(); 4].map(|()| sizes[rng.random_range(0..sizes.len())]);
     for n in HADAMARDS.into_iter().chain(drawn) {
-        run.case("hadamard", &n.to_string(), TOLERANCE_F32, async |b| hadamard(b, n, None).await).await?;
+        run.case("hadamard", &n.to_string(), TOLERANCE_F32, async |b| hadamard(b, n, &Form::Whole).await)
+            .await?;
     }
-    let blocks = async |b: &mut Bench| hadamard(b, 768, Some(128)).await;
+    let blocks = async |b: &mut Bench| hadamard(b, 768, &Form::Blocks(128)).await;
     run.case("hadamard", "768 in blocks of 128", TOLERANCE_F32, blocks).await?;
     for (f16, name, tolerance) in [(false, "f32 cache", TOLERANCE_F32), (true, "f16 cache", TOLERANCE_F16)] {
         run.case("rope", name, tolerance, async |b| rope(b, f16, false).await).await?;
+    let core = Form::Core((0..49).map(|i| (i * 37 % 49) as f32 / 49.0 - 0.5).collect());
+    let dense = async |b: &mut Bench| hadamard(b, 448, &core).await;
+    run.case("hadamard", "448 with a core of 7", TOLERANCE_F32, dense).await?;
         run.case("rope with norms", name, tolerance, async |b| rope(b, f16, true).await).await?;
         run.case("attention", name, tolerance, async |b| attention(b, f16).await).await?;
         for (normed, kernel) in [(false, "decode attention"), (true, "decode attention with norms")] {

@@ -14,6 +14,7 @@
 use super::tensor::{Dtype, Grid, Major, TensorInfo, dims, words16, words32};
 use super::{BoxFuture, InputTransform, Module, OutputTransform, PieceSource, Reader, StoredMatrix};
 use crate::error::{Error, Result};
+use crate::quant::hadamard::Form;
 use crate::quant::trellis::{Codebook, Order, TILE, Trellis};
 use crate::quant::{Extent, Piece};
 use std::sync::Arc;
@@ -58,8 +59,14 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
         rows,
         cols,
         codec,
-        input: InputTransform::Hadamard { signs: scales(module, "su", cols).await?, block: Some(BLOCK) },
-        output: OutputTransform::Hadamard { signs: scales(module, "sv", rows).await?, block: Some(BLOCK) },
+        input: InputTransform::Hadamard {
+            signs: scales(module, "su", cols).await?,
+            form: Form::Blocks(BLOCK),
+        },
+        output: OutputTransform::Hadamard {
+            signs: scales(module, "sv", rows).await?,
+            form: Form::Blocks(BLOCK),
+        },
         activations: None,
         sparse: None,
         low_rank: None,

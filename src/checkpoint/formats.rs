@@ -3,7 +3,7 @@
 use super::reader::Reader;
 use super::{
     aqlm, autoround, awq, bitnet, bitsandbytes, compressed_tensors, exl2, exl3, fp4, fp8, ggml, gptq, hqq,
-    mlc, plain, qtip, quip, spqr, torch_int,
+    mlc, plain, qtip, quip, quip_for_all, spqr, torch_int,
 };
 use crate::quant::{
     Family, bilevel, codebook, e8p, fp8 as fp8_codec, grid, hyb, int, kquant, lookup, mixed,
@@ -81,15 +81,18 @@ pub static FORMATS: &[Format] = &[
     Format { reader: &quip::READER, what: "QuIP# E8P12, E8P12RVQ3B, E8P12RVQ4B, fused q/k/v and up/gate or not",
         codecs: &[&e8p::FAMILY], transform: "Hadamard on both sides", side_term: "low rank inside", bits: "2.0, 3.0, 4.0",
         tested: "quip-sharp", bench: "e8p12" },
+    Format { reader: &quip_for_all::READER, what: "QuIP-for-all E8P12, E8P12RVQ3B, E8P12RVQ4B",
+        codecs: &[&e8p::FAMILY], transform: "orthogonal matrices on both sides", side_term: "", bits: "2.0, 3.0, 4.0",
+        tested: "layout", bench: "e8p12" },
     Format { reader: &exl3::READER, what: "EXL3, 1–8 bits, codebooks 3inst, mcg, mul1, quantized heads",
         codecs: &[&trellis::FAMILY], transform: "Hadamard of 128 on both sides", side_term: "", bits: "1.0–8.0",
         tested: "exllamav3 layout", bench: "trellis4-mul1" },
     Format { reader: &qtip::READER, what: "QTIP HYB, 2–4 bits",
         codecs: &[&hyb::FAMILY], transform: "Hadamard on both sides", side_term: "", bits: "2.0, 3.0, 4.0",
-        tested: "qtip layout", bench: "hyb2" },
+        tested: "layout", bench: "hyb2" },
     Format { reader: &qtip::READER, what: "QTIP 1MAD and 3INST, 1–8 bits",
         codecs: &[&trellis::FAMILY], transform: "Hadamard on both sides", side_term: "", bits: "1.0–8.0",
-        tested: "qtip layout", bench: "" },
+        tested: "layout", bench: "" },
     Format { reader: &fp8::READER,
         what: "FP8 E4M3 and E5M2, a scale a tensor, row or block: DeepSeek-V3, FBGEMM, compressed-tensors, ModelOpt",
         codecs: &[&fp8_codec::FAMILY], transform: "", side_term: "", bits: "8.0–8.1",

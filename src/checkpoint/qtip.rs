@@ -23,7 +23,7 @@ use super::hf::Keys;
 use super::tensor::{Dtype, Grid, TensorInfo, words16, words64};
 use super::{BoxFuture, InputTransform, Module, OutputTransform, PieceSource, Reader, StoredMatrix};
 use crate::error::{Error, Result};
-use crate::quant::hadamard::{Plan, factor};
+use crate::quant::hadamard::{Form, Plan, factor};
 use crate::quant::hyb::{ENTRIES, Hyb};
 use crate::quant::trellis::{Codebook, Order, TILE, Trellis};
 use crate::quant::{Codec, Extent, Kind, Piece};
@@ -116,7 +116,7 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
         let expected = format!("multiples of {multiple}");
         return Err(Error::unsupported(what).tensor(module.name).expected(expected));
     }
-    let [input_block, output_block] = parts(module).await?;
+    let [input, output] = forms(module).await?;
     let trellis = module.require("trellis")?;
     if Some(trellis.dtype) != Dtype::named("I16") {
         return Err(trellis.blame(Error::corrupt("trellis must be I16").found(trellis.dtype)));
@@ -126,13 +126,13 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
     let data = Streams { trellis: trellis.clone(), codec: codec.clone(), rows, cols, bits, lead, tiles };
     let mut matrix = module.matrix(&READER, codec, Arc::new(data)).await?;
     let (su, sv) = (module.vector("SU", cols).await?, module.vector("SV", rows).await?);
-    matrix.input = InputTransform::Hadamard { signs: su, block: input_block };
-    matrix.output = OutputTransform::Hadamard { signs: sv, block: output_block };
+    matrix.input = InputTransform::Hadamard { signs: su, form: input };
+    matrix.output = OutputTransform::Hadamard { signs: sv, form: output };
     Ok(matrix)
 }
 
-/// Orders of the transforms of inputs and outputs where they are not as wide as these, as `rcp` and `tp_rank` say it.
-async fn parts(module: &Module<'_>) -> Result<[Option<usize>; 2]> {
+/// The transforms of inputs and outputs, as `rcp` and `tp_rank` say it.
+async fn forms(module: &Module<'_>) -> Result<[Form; 2]> {
     let mut scalars = [0, 1];
     for (scalar, suffix) in scalars.iter_mut().zip(["rcp", "tp_rank"]) {
         let Some(tensor) = module.tensor(suffix) else { continue };
@@ -142,18 +142,18 @@ async fn parts(module: &Module<'_>) -> Result<[Option<usize>; 2]> {
         *scalar = words64(&tensor.read_all().await?).next().unwrap_or(0) as usize;
     }
     let [side, count] = scalars;
-    let mut blocks = [None, None];
+    let mut forms = [Form::Whole, Form::Whole];
     for (i, size) in [module.cols, module.rows].into_iter().enumerate() {
         if side == i + 1 {
             let block = size.checked_div(count).unwrap_or(0);
             Plan::blocks(size, block).map_err(|e| e.tensor(module.name))?;
-            blocks[i] = Some(block);
+            forms[i] = Form::Blocks(block);
         } else {
             factor(size).map_err(|e| e.tensor(module.name))?;
         }
     }
     match side {
-        0..=2 => Ok(blocks),
+        0..=2 => Ok(forms),
         _ => Err(module.require("rcp")?.blame(Error::corrupt("rcp").expected("0, 1 or 2").found(side))),
     }
 }

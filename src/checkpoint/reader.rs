@@ -4,7 +4,7 @@ use super::tensor::{RowOrder, TensorInfo, Tensors};
 use super::{
     BoxFuture, InputTransform, OutputTransform, PieceSource, Slice, StoredMatrix, aqlm, autoround, awq,
     bitnet, bitsandbytes, compressed_tensors, exl2, exl3, fp4, fp8, ggml, gptq, hqq, mlc, plain, qtip, quip,
-    spqr, torch_int,
+    quip_for_all, spqr, torch_int,
 };
 use crate::error::{Error, Result};
 use crate::quant::Codec;
@@ -48,6 +48,7 @@ pub static READERS: &[&Reader] = &[
     &bitsandbytes::READER,
     &torch_int::READER,
     &aqlm::READER,
+    &quip_for_all::READER,
     &quip::READER,
     &exl3::READER,
     &qtip::READER,

@@ -7,7 +7,8 @@ use crate::device::{Matrix, Part, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::{Activation, Cache, Heads, Index, Op, Rows, Transform};
 use crate::quant::activations::{ActivationCode, ActivationScale};
-use crate::quant::{CODECS, Codec, Shape, UNIT, hadamard};
+use crate::quant::hadamard::{self, Mix};
+use crate::quant::{CODECS, Codec, Shape, UNIT};
 
 /// A dispatch that is not compiled yet.
 pub(crate) struct Lowered<'a> {
@@ -568,12 +569,13 @@ pub(crate) fn butterfly_module(length: usize, before: bool, after: bool, add: bo
 }
 
 /// The mix of `order` runs of `length`.
-pub(crate) fn mix_module(order: usize, length: usize, after: bool, add: bool) -> Module {
+pub(crate) fn mix_module(order: usize, length: usize, dense: bool, after: bool, add: bool) -> Module {
     let mut module = module("hadamard_mix", "kernels/hadamard_mix.wgsl");
     module.constants.extend([
         ("ORDER", Constant::U32(order as u32)),
         ("LENGTH", (length as u32).into()),
         ("AFTER", after.into()),
+        ("DENSE", dense.into()),
         ("ADD", add.into()),
     ]);
     module
@@ -802,12 +804,12 @@ fn lower_one<'a>(
             });
         }
         Op::Hadamard { rows, plan, x, before, after, scratch, out, offset, width, add } => {
-            let Transform { plan, signs } = &**plan;
+            let Transform { plan, mix } = &**plan;
             let strides = |x: &Tensor, out: &Tensor, offset: usize, width: usize, scale: f32| {
                 let strides = [x.cols, out.cols, offset].map(|n| n as u32);
                 [&strides[..], &[scale.to_bits(), width as u32, 0, 0, 0]].concat()
             };
-            let mixed = signs.is_some();
+            let mixed = mix.is_some();
             let (target, at, wide, scale) =
                 if mixed { (scratch, 0, plan.n, 1.0) } else { (out, *offset, *width, plan.scale) };
             let last = !mixed;
@@ -822,11 +824,12 @@ fn lower_one<'a>(
                 params: strides(x, target, at, wide, scale),
                 grid: Grid::each(plan.runs, *rows),
             });
-            if let Some(signs) = signs {
+            if let Some(mix) = mix {
+                let dense = matches!(plan.mix, Mix::Dense(_));
                 all.push(Lowered {
-                    module: mix_module(plan.runs, plan.run, after.is_some(), *add),
+                    module: mix_module(plan.runs, plan.run, dense, after.is_some(), *add),
                     buffers: vec![
-                        (0, signs.gpu()?),
+                        (0, mix.gpu()?),
                         (4, scratch.gpu()?),
                         (5, out.gpu()?),
                         (8, or_unused(after)?),
@@ -1157,7 +1160,10 @@ fn modules(every_slot: bool) -> Vec<Module> {
             add(format!(" {run}{suffix}"), butterfly_module(run, before, after, added));
         }
         for (runs, run) in hadamard::mixes(LARGEST_HADAMARD).into_iter().filter(|_| !before) {
-            add(format!(" {runs} × {run}{suffix}"), mix_module(runs, run, after, added));
+            add(format!(" {runs} × {run}{suffix}"), mix_module(runs, run, false, after, added));
+        }
+        if !before {
+            add(format!(" 43 × 256 dense{suffix}"), mix_module(43, 256, true, after, added));
         }
     }
     all

@@ -283,6 +283,13 @@ const MUTATIONS: &[Mutation] = &[
     mutation("kernels/sparse.wgsl", "P.y_offset + row] += sum", "P.y_offset + row] = sum", "sparse", ""),
     mutation("kernels/attention.wgsl", "total = 1.0", "total = 0.0", "attention", "f32 cache"),
     mutation("kernels/combine.wgsl", "weights[row]", "weights[id.y]", "combine", ""),
+    mutation(
+        "kernels/hadamard_mix.wgsl",
+        "mix_words[i * ORDER + k]",
+        "mix_words[k * ORDER + i]",
+        "hadamard",
+        "448 with a core of 7",
+    ),
     mutation("kernels/expert_product.wgsl", "group.y / SHARERS", "group.y", "expert_product", "f32"),
     mutation("kernels/expert_product.wgsl", "- FIRST_EXPERT)", ")", "expert_product", "f32"),
     mutation("kernels/glu.wgsl", "P.up_offset + i", "P.gate_offset + i", "glu", "silu"),

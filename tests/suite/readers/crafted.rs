@@ -559,6 +559,7 @@ fn all() -> Vec<Crafted> {
     all.extend([
         super::transformed::qtip(&Qtip("quantlut_sym", 3)),
         super::transformed::qtip(&Qtip("1mad", 2)),
+        super::transformed::quip_for_all("E8P12RVQ3B"),
     ]);
     all.extend([
         gptq(4, 32, false, true, true),

@@ -402,13 +402,172 @@ fn qtip_that_is_not_read() {
     }
 }
 
-/// Layouts that are not known well enough.
+/// Layers of a small QuIP-for-all model: sizes that are no powers of two.
+const ODD_LAYERS: [(&str, usize, usize); 7] = [
+    ("self_attn.q_proj", 96, 96),
+    ("self_attn.k_proj", 96, 96),
+    ("self_attn.v_proj", 96, 96),
+    ("self_attn.o_proj", 96, 96),
+    ("mlp.gate_proj", 160, 96),
+    ("mlp.up_proj", 160, 96),
+    ("mlp.down_proj", 96, 160),
+];
+
+fn odd_config(quantization: &str) -> String {
+    format!(
+        r#"{{"model_type":"llama","hidden_size":96,"intermediate_size":160,"num_hidden_layers":1,
+        "num_attention_heads":3,"num_key_value_heads":3,"vocab_size":40,"rms_norm_eps":1e-5,
+        "max_position_embeddings":64,"tie_word_embeddings":true{quantization}}}"#
+    )
+}
+
+/// An orthogonal matrix, and not a symmetric one: a reflection with its rows moved by one.
+fn core(order: usize) -> Vec<f32> {
+    let norm: f32 = (1..=order).map(|i| (i * i) as f32).sum();
+    let entry = |i: usize, j: usize| f32::from(i == j) - 2.0 * ((i + 1) * (j + 1)) as f32 / norm;
+    let moved = |n: usize| entry((n / order + 1) % order, n % order);
+    (0..order * order).map(|n| half::f16::from_f32(moved(n)).to_f32()).collect()
+}
+
+/// The weights of a code of QuIP-for-all: its signs are those of bytes in another order than QuIP#'s.
+fn e8p(code: u16) -> [f64; 8] {
+    let odd = (code & 0xff).count_ones() as u16 % 2;
+    let signs = (code & 0xff) ^ odd;
+    let shift = if odd == 1 { -0.25 } else { 0.25 };
+    let row = halfbyte::quant::e8p::decode(code & 0xff00).map(|w| f64::from(w) - 0.25);
+    std::array::from_fn(|d| {
+        let negative = signs >> (7 - [0, 2, 1, 3, 4, 6, 5, 7][d]) & 1 == 1;
+        (if negative { -row[d] } else { row[d] }) + shift
+    })
+}
+
+/// QuIP-for-all with stored matrices; the golden weights are the code points.
+pub(super) fn quip_for_all(codebook: &str) -> Crafted {
+    let rng = &mut StdRng::seed_from_u64(10);
+    let (mut file, mut weights) = (Container::default(), Weights::new());
+    let embedding = random(rng, 40 * 96);
+    file.halves("model.embed_tokens.weight", &[40, 96], &embedding);
+    weights.insert("model.embed_tokens".into(), embedding);
+    for norm in ["norm", "layers.0.input_layernorm", "layers.0.post_attention_layernorm"] {
+        file.floats(&format!("model.{norm}.weight"), &[96], &random(rng, 96));
+    }
+    for (name, rows, cols) in ODD_LAYERS {
+        let name = format!("model.layers.0.{name}");
+        let (mut dense, mut bytes) = (Vec::new(), Vec::new());
+        for _ in 0..rows * cols / 8 {
+            let (code, more): (u16, u16) = (rng.random(), rng.random());
+            let [low, high] = code.to_le_bytes();
+            let residual = match codebook {
+                "E8P12RVQ3B" => {
+                    bytes.extend([more as u8, low, high]);
+                    halfbyte::quant::e8p::decode_e8(more as u8).map(|r| f64::from(r) / 2.04)
+                }
+                "E8P12RVQ4B" => {
+                    bytes.extend([more.to_le_bytes(), [low, high]].concat());
+                    e8p(more).map(|r| r / 3.45)
+                }
+                _ => {
+                    bytes.extend([low, high]);
+                    [0.0; 8]
+                }
+            };
+            dense.extend(e8p(code).iter().zip(residual).map(|(w, r)| (w + r) as f32));
+        }
+        let (dtype, width) = match codebook {
+            "E8P12" => ("I16", cols / 8),
+            "E8P12RVQ3B" => ("I32", cols / 32 * 3),
+            _ => ("I32", cols / 8),
+        };
+        file.add(&format!("{name}.Qidxs"), dtype, &[rows, width], bytes);
+        file.halves(&format!("{name}.SU"), &[cols], &random(rng, cols));
+        file.halves(&format!("{name}.SV"), &[rows], &random(rng, rows));
+        file.floats(&format!("{name}.Wscale"), &[], &[0.5]);
+        file.halves(&format!("{name}.weight"), &[], &[0.0]);
+        for (side, size) in [("had_left", cols), ("had_right", rows)] {
+            let order = size / 32;
+            file.halves(&format!("{name}.{side}"), &[order, order], &core(order));
+        }
+        if name.ends_with("q_proj") {
+            file.halves(&format!("{name}.bias"), &[rows], &random(rng, rows));
+        }
+        weights.insert(name, dense);
+    }
+    let settings = format!(
+        r#","quantization_config":{{"quant_method":"QUiP","rescale_WH":false,"use_rand":true,"codebook":"{codebook}",
+        "codesz":8,"idx_dtype":"torch.int16","merge_suv":false,"per_channel":false,"opt_resid_scale":null}}"#
+    );
+    Crafted { config: odd_config(&settings), bytes: file.bytes(), weights }
+}
+
+/// `W = Wscale · diag(SV) · H · Ŵ · Hᵀ · diag(SU)`, entry by entry.
 #[test]
-fn relatives_are_refused_by_name() {
-    for (settings, says) in [(r#","quantization_config":{"quant_method":"QUiP","codebook":"E8P12"}"#, "QUiP")]
-    {
-        let opened = block_on(Checkpoint::from_files(files(&config(settings), quip(QUIP).bytes)));
-        let error = opened.map(|_| ()).unwrap_err().to_string();
-        assert!(error.contains(says) && error.contains("halfbyte reads"), "{error}");
+fn quip_for_all_with_stored_matrices() {
+    for codebook in ["E8P12", "E8P12RVQ3B", "E8P12RVQ4B"] {
+        quip_for_all(codebook).verify();
+    }
+    let model = quip_for_all("E8P12");
+    let checkpoint = model.open(model.bytes.clone()).unwrap();
+    let name = "model.layers.0.mlp.gate_proj";
+    let (rows, cols) = (160, 96);
+    let hadamard = |size: usize| {
+        let core = core(size / 32);
+        move |i: usize, j: usize| {
+            let sign = if ((i % 32) & (j % 32)).count_ones() % 2 == 1 { -1.0 } else { 1.0 };
+            sign * f64::from(core[i / 32 * (size / 32) + j / 32]) / 32f64.sqrt()
+        }
+    };
+    let (left, right) = (hadamard(cols), hadamard(rows));
+    let vector =
+        |suffix: &str, len| block_on(checkpoint.vector(&format!("{name}.{suffix}"), len)).unwrap().unwrap();
+    let (su, sv) = (vector("SU", cols), vector("SV", rows));
+    let weights = &model.weights[name];
+    let mut half = vec![0.0; rows * cols];
+    for n in 0..rows {
+        for k in 0..cols {
+            // (Ŵ Hᵀ)[n, k] = Σ Ŵ[n, i] H[k, i]
+            half[n * cols + k] = (0..cols).map(|i| f64::from(weights[n * cols + i]) * left(k, i)).sum();
+        }
+    }
+    let mut wanted = vec![0.0; rows * cols];
+    for n in 0..rows {
+        for k in 0..cols {
+            let sum: f64 = (0..rows).map(|i| right(n, i) * half[i * cols + k]).sum();
+            wanted[n * cols + k] = (0.5 * f64::from(sv[n]) * sum * f64::from(su[k])) as f32;
+        }
+    }
+    let error = relative_error(&dense(&checkpoint)[name].1, &wanted);
+    assert!(error < 1e-6, "{error:e}");
+    runs_as_dense(&model, &odd_config(""));
+}
+
+#[test]
+fn quip_for_all_that_is_not_read() {
+    let model = quip_for_all("E8P12");
+    for (from, to, says) in [
+        (r#""per_channel":false"#, r#""per_channel":true"#, "per_channel true"),
+        (r#""merge_suv":false"#, r#""merge_suv":true"#, "merge_suv true"),
+        (r#""codebook":"E8P12""#, r#""codebook":"D4""#, "codebook D4 of QuIP-for-all"),
+        (r#""codebook":"E8P12""#, r#""codebook":"E8P12RVQ4B""#, "Qidxs must be I32"),
+        (
+            r#""codebook":"E8P12""#,
+            r#""codebook":"E8P12RVQ4B","opt_resid_scale":0.0,"x":0"#,
+            "opt_resid_scale 0",
+        ),
+    ] {
+        let config = model.config.replace(from, to).replace(r#","opt_resid_scale":null"#, "");
+        let checkpoint = block_on(Checkpoint::from_files(files(&config, model.bytes.clone()))).unwrap();
+        let error = load_all(&checkpoint, BUDGETS[0]).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(says), "{says}: {error}");
+    }
+    for (from, to, says) in [
+        ("q_proj.had_left\"", "q_proj.weight_x\"", "no use for"),
+        ("q_proj.had_left\"", "z_proj.had_left\"", "without had_left; quantize with use_rand"),
+    ] {
+        let mut bytes = model.bytes.clone();
+        let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        let opened = block_on(Checkpoint::from_files(files(&model.config, bytes)));
+        let error = opened.and_then(|c| load_all(&c, BUDGETS[0])).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(says), "{says}: {error}");
     }
 }
