@@ -3,7 +3,7 @@
 use super::reader::Reader;
 use super::{
     aqlm, autoround, awq, bitnet, bitsandbytes, compressed_tensors, exl2, exl3, fp4, fp8, ggml, gptq, hqq,
-    mlc, plain, qtip, quip, quip_for_all, spqr, torch_int,
+    mlc, plain, qtip, quanto, quip, quip_for_all, spqr, torch_int, torchao,
 };
 use crate::quant::{
     Family, bilevel, codebook, e8p, fp8 as fp8_codec, grid, hyb, int, kquant, lookup, mixed,
@@ -62,6 +62,12 @@ pub static FORMATS: &[Format] = &[
     Format { reader: &hqq::READER, what: "HQQ 1, 2, 3, 4, 8 bits, axis 1",
         codecs: &[&int::FAMILY], transform: "", side_term: "", bits: "1.5–8.5",
         tested: "hqq; 1 bit: layout", bench: "int4-g64-bf16-real-zeros" },
+    Format { reader: &quanto::READER, what: "Quanto qint8, qint4, qint2, qfloat8",
+        codecs: &[&int::FAMILY, &fp8_codec::FAMILY], transform: "", side_term: "", bits: "2.2–8.1",
+        tested: "layout", bench: "int8" },
+    Format { reader: &torchao::READER, what: "torchao int8, intx in bytes, float8",
+        codecs: &[&int::FAMILY, &fp8_codec::FAMILY], transform: "scale", side_term: "", bits: "8.0–8.2",
+        tested: "layout", bench: "int8" },
     Format { reader: &mlc::READER,
         what: "MLC-LLM q4f16_1, q4f16_2, q4f32_1, q4bf16_1, q3f16_1, q0f16, q0f32, q0bf16",
         codecs: &[&int::FAMILY, &plain_codec::FAMILY], transform: "", side_term: "", bits: "3.4–5, 16, 32",

@@ -47,14 +47,16 @@ pub mod mlc;
 pub mod plain;
 pub mod qtip;
 pub mod quantize;
+pub mod quanto;
 pub mod quip;
-mod reader;
 pub mod quip_for_all;
+mod reader;
 pub mod safetensors;
 pub mod source;
 pub mod spqr;
 pub mod tensor;
 pub mod torch_int;
+pub mod torchao;
 
 pub use reader::{Module, READERS, Reader};
 pub use tensor::{Dtype, RowOrder, TensorInfo, Tensors};
