@@ -891,9 +891,12 @@ pub async fn verify_only(
             }
         }
     }
+    let floor = ActivationScale::Dynamic { top: 127.0, floor: 3.0 };
+    let floored = Activations { scale: floor, ..Activations::int8(127.0) };
     let given = |code, scale| Activations { scale: ActivationScale::Static(scale), ..code };
     for (scheme, name) in [
         (Activations::int8(127.5), "int8"),
+        (floored, "int8 with a floor"),
         (given(Activations::int8(127.0), 0.011), "int8 static"),
         (Activations::e4m3(128), "e4m3 g128"),
         (given(Activations::e4m3(WHOLE_ROW), 1.0 / 256.0), "e4m3 static"),

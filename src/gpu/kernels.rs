@@ -748,23 +748,19 @@ fn lower_one<'a>(
         }),
         Op::Quantize { rows, x, cols, scheme, outliers, out } => {
             let run = scheme.run.min(*cols);
-            let (top, given) = match scheme.scale {
-                ActivationScale::Dynamic { top } => (Some(top), 0.0),
-                ActivationScale::Static(scale) => (None, scale),
+            let (dynamic, top, given) = match scheme.scale {
+                ActivationScale::Dynamic { top, floor } => (true, top, floor),
+                ActivationScale::Static(scale) => (false, 1.0, scale),
             };
             all.push(Lowered {
-                module: quantize_module(
-                    scheme.code == ActivationCode::Int8,
-                    top.is_some(),
-                    outliers.is_some(),
-                ),
+                module: quantize_module(scheme.code == ActivationCode::Int8, dynamic, outliers.is_some()),
                 buffers: vec![(4, x.gpu()?), (5, out.gpu()?), (7, or_unused(outliers)?)],
                 params: vec![
                     *cols as u32,
                     run as u32,
                     x.cols as u32,
                     out.cols as u32,
-                    top.unwrap_or(1.0).to_bits(),
+                    top.to_bits(),
                     given.to_bits(),
                     outliers.as_ref().map_or(0, |outliers| outliers.cols) as u32,
                 ],

@@ -32,10 +32,12 @@ pub enum ActivationCode {
 /// Scale of activations.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ActivationScale {
-    /// `max|x| / top` of each run.
+    /// `max(max|x|, floor) / top` of each run.
     Dynamic {
         /// What the largest element becomes: 127, 127.5, 448.
         top: f32,
+        /// What the largest element counts as at least; 0 mostly.
+        floor: f32,
     },
     /// The checkpoint's own.
     Static(f32),
@@ -47,7 +49,7 @@ impl Activations {
         Self {
             code: ActivationCode::Int8,
             run: WHOLE_ROW,
-            scale: ActivationScale::Dynamic { top },
+            scale: ActivationScale::Dynamic { top, floor: 0.0 },
             outliers: None,
         }
     }
@@ -57,7 +59,7 @@ impl Activations {
         Self {
             code: ActivationCode::E4m3,
             run,
-            scale: ActivationScale::Dynamic { top: 448.0 },
+            scale: ActivationScale::Dynamic { top: 448.0, floor: 0.0 },
             outliers: None,
         }
     }
@@ -69,7 +71,7 @@ impl Activations {
             return f32::NAN;
         }
         match self.scale {
-            ActivationScale::Dynamic { top } => quotient(f32::from_bits(largest), top),
+            ActivationScale::Dynamic { top, floor } => quotient(f32::from_bits(largest).max(floor), top),
             ActivationScale::Static(scale) => scale,
         }
     }
@@ -128,6 +130,10 @@ mod tests {
         let codes = [-51.0f32, 51.0, 0.2, 0.6, -0.3, 0.0].map(|x| int8_code(x, scale));
         assert_eq!(codes, [-128, 127, 0, 2, -1, 0]); // 0.2 / 0.4 and 0.6 / 0.4 are ties: even
         assert_eq!(int8_code(1.0, 0.0), 0);
+        let floored = Activations { scale: ActivationScale::Dynamic { top: 127.0, floor: 1e-5 }, ..scheme };
+        assert_eq!([floored.scale(&[0.0, 1e-6]), floored.scale(&[-1e-4])], [1e-5 / 127.0, 1e-4 / 127.0]);
+        assert_eq!(int8_code(1e-6, 1e-5 / 127.0), 13);
+        assert!(floored.scale(&[f32::NAN]).is_nan());
         assert!(scheme.scale(&[1.0, f32::NAN]).is_nan() && scheme.scale(&[f32::INFINITY]).is_nan());
     }
 }

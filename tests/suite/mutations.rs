@@ -290,6 +290,7 @@ const MUTATIONS: &[Mutation] = &[
         "hadamard",
         "448 with a core of 7",
     ),
+    mutation("kernels/quantize.wgsl", ", P.given)", ", 0.0)", "quantize", "int8 with a floor"),
     mutation("kernels/expert_product.wgsl", "group.y / SHARERS", "group.y", "expert_product", "f32"),
     mutation("kernels/expert_product.wgsl", "- FIRST_EXPERT)", ")", "expert_product", "f32"),
     mutation("kernels/glu.wgsl", "P.up_offset + i", "P.gate_offset + i", "glu", "silu"),
