@@ -1,6 +1,6 @@
 //! Random weights of a real model's shape: for the speed of a codec on an adapter the values do not matter.
 //!
-//! A matrix consists of [`TILES`] random tiles of rows, again and again: they are drawn and packed once for all
+//! A matrix consists of eight random tiles of rows, again and again: they are drawn and packed once for all
 //! matrices of one width, so that making a model of 70 billion weights takes as long as writing it to the GPU. Codes are
 //! uniform; scales are such that a product of numbers of size 1 gives numbers of about size 1, as training does it.
 

@@ -1,4 +1,4 @@
-//! Lowering: an [`Op`](crate::ops::Op) becomes one dispatch or a few. The only place that knows kernels by name.
+//! Lowering: an [`Op`] becomes one dispatch or a few. The only place that knows kernels by name.
 
 use super::context::Capabilities;
 use super::fuse::Fused;
@@ -309,7 +309,7 @@ pub(crate) fn gather_module(codec: &dyn Codec, index: Index) -> Module {
 pub(crate) fn expert_module(
     codec: &dyn Codec,
     (n, shared, first): (usize, usize, usize),
-    (biased, permuted): (bool, bool),
+    (biased, permuted, ragged): (bool, bool, bool),
     split: u32,
 ) -> Module {
     let mut module = codec_module("expert_product", codec);
@@ -319,9 +319,10 @@ pub(crate) fn expert_module(
         ("FIRST_EXPERT", (first as u32).into()),
         ("BIASED", biased.into()),
         ("PERMUTED", permuted.into()),
+        ("RAGGED", ragged.into()),
         ("SPLIT", split.into()),
     ]);
-    module.parts.push("kernels/expert_product.wgsl");
+    module.parts.extend(["lib/product_io.wgsl", "lib/x_lane.wgsl", "kernels/expert_product.wgsl"]);
     module
 }
 
@@ -574,8 +575,8 @@ pub(crate) fn mix_module(order: usize, length: usize, dense: bool, after: bool, 
     module.constants.extend([
         ("ORDER", Constant::U32(order as u32)),
         ("LENGTH", (length as u32).into()),
-        ("AFTER", after.into()),
         ("DENSE", dense.into()),
+        ("AFTER", after.into()),
         ("ADD", add.into()),
     ]);
     module
@@ -704,7 +705,7 @@ fn lower_one<'a>(
                 } else {
                     lanes_a_row(part.shape.cols, Capabilities::FLOOR.invocations)
                 };
-                let slots = (bias.is_some(), permutation.is_some());
+                let slots = (bias.is_some(), permutation.is_some(), !part.shape.cols.is_multiple_of(UNIT));
                 let mut buffers = codec_buffers(part);
                 buffers.extend([(4, x.gpu()?), (5, out.gpu()?), (6, routes.ids.gpu()?)]);
                 buffers.extend([(7, or_unused(permutation)?), (8, or_unused(bias)?)]);
@@ -1054,7 +1055,8 @@ fn modules(every_slot: bool) -> Vec<Module> {
             for split in
                 [1, 2, 4, 8].into_iter().filter(|&split| every_slot || i == 0 || biased && split == 1)
             {
-                let module = expert_module(codec, (EXPERT_ROWS, shared, first), (biased, !biased), split);
+                let slots = (biased, !biased, biased);
+                let module = expert_module(codec, (EXPERT_ROWS, shared, first), slots, split);
                 add(format!(" biased {biased}, split {split}"), module);
             }
         }

@@ -313,6 +313,11 @@ pub trait Codec: Debug + Send + Sync + 'static {
         false
     }
 
+    /// Whether the scale of a row is a quotient, which WGSL may round otherwise.
+    fn divides(&self) -> bool {
+        false
+    }
+
     /// The integers of a row and their scale, if it [has](Codec::has_integers) such.
     fn integers(&self, _packed: &Packed, _row: usize, _out: &mut [i32]) -> Option<f32> {
         None
