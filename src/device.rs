@@ -464,7 +464,7 @@ impl Matrix {
             let offsets = part.shape.section_offsets(&*self.codec);
             for (i, (section, offset)) in sections.iter().zip(offsets).enumerate() {
                 let tile_words = tiles.words(i, 0, 1).len();
-                let at_once = (READ_BUDGET / 4 / tile_words).max(1);
+                let at_once = (READ_BUDGET / 4 / tile_words.max(1)).max(1);
                 for row in (from..to).step_by(at_once * TILE_ROWS) {
                     let count = at_once.min((to - row) / TILE_ROWS);
                     let words = tiles.words(i, (row - rows.start) / TILE_ROWS, count);

@@ -11,7 +11,7 @@ use crate::device::{Device, Matrix, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::{Op, Routes, Rows, Transform};
 use crate::quant::activations::{ActivationCode, Activations};
-use crate::quant::hadamard::Plan;
+use crate::quant::hadamard::Form;
 use crate::quant::plain::Plain;
 use crate::quant::{Codec, Kind, Shape, TILE_ROWS};
 use std::ops::Range;
@@ -498,32 +498,26 @@ impl Group {
             bias.extend(member.bias.iter().flatten());
             at += member.rows;
         }
-        let side =
-            |n: usize, transposed: bool, signs: &[f32], block: Option<usize>| -> Result<HadamardSide> {
-                let plan = plan(n, transposed, block).map_err(|e| e.tensor(&first.name))?;
-                let table = (!plan.signs.is_empty())
-                    .then(|| device.words("hadamard signs", &plan.signs))
-                    .transpose()?;
-                let transform = Arc::new(Transform { plan, signs: table });
-                Ok(HadamardSide { transform, signs: device.vector("sign vector", signs)? })
-            };
+        let side = |n: usize, transposed: bool, signs: &[f32], form: &Form| -> Result<HadamardSide> {
+            let plan = form.plan(n, transposed).map_err(|e| e.tensor(&first.name))?;
+            let transform = Arc::new(Transform::new(device, plan)?);
+            Ok(HadamardSide { transform, signs: device.vector("sign vector", signs)? })
+        };
         let input = match &first.input {
             InputTransform::None => Input::Direct,
             InputTransform::Permute(permutation) => {
                 Input::Permuted(device.words("permutation", permutation)?)
             }
             InputTransform::Scale(scales) => Input::Scaled(device.vector("input scales", scales)?),
-            InputTransform::Hadamard { signs, block } => {
-                Input::Hadamard(side(first.cols, true, signs, *block)?)
-            }
+            InputTransform::Hadamard { signs, form } => Input::Hadamard(side(first.cols, true, signs, form)?),
         };
         let output = match &first.output {
             OutputTransform::None => None,
-            OutputTransform::Hadamard { signs, block } => {
+            OutputTransform::Hadamard { signs, form } => {
                 if !bias.is_empty() {
-                    bias = before_transform(&bias, signs, *block).map_err(|e| e.tensor(&first.name))?;
+                    bias = before_transform(&bias, signs, form).map_err(|e| e.tensor(&first.name))?;
                 }
-                Some(side(first.rows, false, signs, *block)?)
+                Some(side(first.rows, false, signs, form)?)
             }
         };
         let inner = match first.low_rank.as_deref() {
@@ -570,13 +564,8 @@ async fn load(device: &Device, stored: &StoredMatrix, staged: &mut usize) -> Res
     Ok(Arc::new(matrix))
 }
 
-/// H of order n, or of order `block` on every block.
-fn plan(n: usize, transposed: bool, block: Option<usize>) -> Result<Plan> {
-    block.map_or_else(|| Plan::new(n, transposed), |block| Plan::blocks(n, block))
-}
-
 /// The b' with `signs ⊙ (H b') = bias`: products have a slot for a bias, output transforms have none.
-fn before_transform(bias: &[f32], signs: &[f32], block: Option<usize>) -> Result<Vec<f32>> {
+fn before_transform(bias: &[f32], signs: &[f32], form: &Form) -> Result<Vec<f32>> {
     let mut before = vec![0.0; signs.len()]; // rows past the bias are cut off
     for ((before, &bias), &sign) in before.iter_mut().zip(bias).zip(signs) {
         if bias != 0.0 {
@@ -586,6 +575,16 @@ fn before_transform(bias: &[f32], signs: &[f32], block: Option<usize>) -> Result
             return Err(Error::corrupt("a bias where the scale of the output is zero").found(bias));
         }
     }
-    plan(signs.len(), true, block)?.apply(&mut before);
+    let (there, back) = (form.plan(signs.len(), false)?, form.plan(signs.len(), true)?);
+    let wanted = before.clone();
+    back.apply(&mut before);
+    // A core of f16 numbers is orthogonal to three digits: two more rounds make it seven.
+    for _ in 0..if matches!(form, Form::Core(_)) { 2 } else { 0 } {
+        let mut rest = before.clone();
+        there.apply(&mut rest);
+        rest.iter_mut().zip(&wanted).for_each(|(rest, wanted)| *rest = wanted - *rest);
+        back.apply(&mut rest);
+        before.iter_mut().zip(&rest).for_each(|(before, rest)| *before += rest);
+    }
     Ok(before)
 }

@@ -3,7 +3,7 @@
 //! An op is data. [`crate::gpu::kernels`] lowers it to dispatches, [`crate::reference`] computes it on the CPU
 //! from the same fields; tests and `verify` compare the two.
 
-use crate::device::{Matrix, Tensor};
+use crate::device::{Device, Matrix, Tensor};
 use crate::error::{Error, Result};
 use crate::quant::TILE_ROWS;
 use crate::quant::activations::{ActivationCode, Activations};
@@ -326,13 +326,22 @@ pub enum Op {
     },
 }
 
-/// A Hadamard transform with its sign table where ops can reach it.
+/// A Hadamard transform with its mix where ops can reach it.
 #[derive(Debug)]
 pub struct Transform {
     /// How it is computed.
     pub plan: Plan,
-    /// `plan.signs`, when there are any.
-    pub signs: Option<Tensor>,
+    /// The words of `plan.mix`, when there are any.
+    pub mix: Option<Tensor>,
+}
+
+impl Transform {
+    /// Puts the mix on `device`.
+    pub fn new(device: &Device, plan: Plan) -> Result<Self> {
+        let words = plan.mix.words();
+        let mix = (!words.is_empty()).then(|| device.words("hadamard mix", words)).transpose()?;
+        Ok(Self { plan, mix })
+    }
 }
 
 /// Attention's sizes.

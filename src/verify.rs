@@ -9,7 +9,7 @@ use crate::ops::{
 };
 use crate::quant::activations::{ActivationScale, Activations};
 use crate::quant::cache::CacheFormat;
-use crate::quant::hadamard::{Plan, sizes};
+use crate::quant::hadamard::{Form, sizes};
 use crate::quant::{CODECS, Codec, Family, Kind, Shape, WHOLE_ROW};
 use crate::reference::NO_TOKEN;
 use rand::rngs::StdRng;
@@ -412,17 +412,11 @@ async fn rms_norm(bench: &mut Bench) -> Result<f64> {
     Ok(worst)
 }
 
-async fn hadamard(bench: &mut Bench, n: usize, block: Option<usize>) -> Result<f64> {
+async fn hadamard(bench: &mut Bench, n: usize, form: &Form) -> Result<f64> {
     let mut worst = 0f64;
     for transposed in [false, true] {
-        let plan = match block {
-            Some(block) => Plan::blocks(n, block)?,
-            None => Plan::new(n, transposed)?,
-        };
-        let transform = |device: &Device| -> Result<Arc<Transform>> {
-            let signs = (!plan.signs.is_empty()).then(|| device.words("signs", &plan.signs)).transpose()?;
-            Ok(Arc::new(Transform { plan: plan.clone(), signs }))
-        };
+        let plan = form.plan(n, transposed)?;
+        let transform = |device: &Device| Transform::new(device, plan.clone()).map(Arc::new);
         let transforms = [transform(&bench.gpu)?, transform(&bench.cpu)?];
         let (x, before, after) = (bench.random(2, n + 3)?, bench.random(1, n)?, bench.random(1, n)?);
         let (scratch, out) = (bench.twin(2, n + 1, &[])?, bench.random(2, n + 5)?);
@@ -962,8 +956,7 @@ pub async fn verify_only(
         run.case("matmul", &name, TOLERANCE_F32, async |b| product(b, &codec, tokens, slots).await).await?;
         if codec.has_integers() {
             // Sums are exact; of a division WGSL asks for 2.5 units in the last place only.
-            let divides = codec.constants().into_iter().any(|(name, value)| name == "DIVISOR" && value > 1);
-            let tolerance = if divides { TOLERANCE_F32 } else { 0.0 };
+            let tolerance = if codec.divides() { TOLERANCE_F32 } else { 0.0 };
             let one = async |b: &mut Bench| product_int8(b, &codec, 1, slots).await;
             run.case("matvec in integers", &name, tolerance, one).await?;
             let many = async |b: &mut Bench| product_int8(b, &codec, tokens, slots).await;
@@ -984,9 +977,12 @@ pub async fn verify_only(
         }
     }
     let given = |code, scale| Activations { scale: ActivationScale::Static(scale), ..code };
+    let floor = ActivationScale::Dynamic { top: 127.0, floor: 3.0 };
+    let floored = Activations { scale: floor, ..Activations::int8(127.0) };
     for (scheme, name) in [
         (Activations::int8(127.5), "int8"),
         (given(Activations::int8(127.0), 0.011), "int8 static"),
+        (floored, "int8 with a floor"),
         (Activations::e4m3(128), "e4m3 g128"),
         (given(Activations::e4m3(WHOLE_ROW), 1.0 / 256.0), "e4m3 static"),
         (Activations { outliers: Some(0.75), ..Activations::int8(127.0) }, "int8 without outliers"),
@@ -997,10 +993,14 @@ pub async fn verify_only(
     let sizes = sizes(1 << 16);
     let drawn = [(); 4].map(|()| sizes[rng.random_range(0..sizes.len())]);
     for n in HADAMARDS.into_iter().chain(drawn) {
-        run.case("hadamard", &n.to_string(), TOLERANCE_F32, async |b| hadamard(b, n, None).await).await?;
+        run.case("hadamard", &n.to_string(), TOLERANCE_F32, async |b| hadamard(b, n, &Form::Whole).await)
+            .await?;
     }
-    let blocks = async |b: &mut Bench| hadamard(b, 768, Some(128)).await;
+    let blocks = async |b: &mut Bench| hadamard(b, 768, &Form::Blocks(128)).await;
     run.case("hadamard", "768 in blocks of 128", TOLERANCE_F32, blocks).await?;
+    let core = Form::Core((0..49).map(|i| (i * 37 % 49) as f32 / 49.0 - 0.5).collect());
+    let dense = async |b: &mut Bench| hadamard(b, 448, &core).await;
+    run.case("hadamard", "448 with a core of 7", TOLERANCE_F32, dense).await?;
     for format in CacheFormat::ALL {
         let name = &format!("{} cache", format.name());
         let tolerance = if format == CacheFormat::F16 { TOLERANCE_F16 } else { TOLERANCE_F32 };

@@ -9,7 +9,7 @@ struct Quantize {
     x_stride: u32,
     y_stride: u32,
     top: f32,   // dynamic scales: what the largest element becomes
-    given: f32, // the scale otherwise
+    given: f32, // and counts as at least; the scale otherwise
     outliers_stride: u32,
 }
 @group(0) @binding(3) var<uniform> P: Quantize;
@@ -59,7 +59,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let most = atomicLoad(&largest);
     var scale = P.given;
     if (DYNAMIC) {
-        scale = quotient(bitcast<f32>(min(most, 0x7f7fffffu)), P.top);
+        scale = quotient(max(bitcast<f32>(min(most, 0x7f7fffffu)), P.given), P.top);
     }
     // What is not finite must not vanish in a code: the scale becomes NaN, which the argmax notices.
     let broken = most >= 0x7f800000u;

@@ -1,6 +1,6 @@
 //! How fast models run on an adapter, and how close that is to what the adapter can do.
 //!
-//! [`measure`] runs one model, [`Report`] is what `halfbyte bench --json` prints and what the page's benchmark gives:
+//! [`measure()`] runs one model, [`Report`] is what `halfbyte bench --json` prints and what the page's benchmark gives:
 //! one schema, version [`SCHEMA_VERSION`], described field by field in `benchmarks/README.md`. `compare` sets reports
 //! side by side.
 //!
@@ -9,7 +9,7 @@
 //! again, twice at most, and if it is no quieter then, [`ModelResult::check`] refuses it.
 //! Decoding reads every weight once a token, so it is set against the bandwidth of a copy; reading a prompt is
 //! arithmetic, so it is set against multiply-adds in registers. Both are measured on the same adapter in the same run.
-//! A GPU that is fast and wrong is seen by [`agreement`]: the same tokens through the CPU twin.
+//! A GPU that is fast and wrong is seen by [`agreement()`]: the same tokens through the CPU twin.
 
 pub mod agreement;
 #[cfg(feature = "cli")]

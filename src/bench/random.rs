@@ -1,6 +1,6 @@
 //! Random weights of a real model's shape: for the speed of a codec on an adapter the values do not matter.
 //!
-//! A matrix consists of [`TILES`] random tiles of rows, again and again: they are drawn and packed once for all
+//! A matrix consists of eight random tiles of rows, again and again: they are drawn and packed once for all
 //! matrices of one width, so that making a model of 70 billion weights takes as long as writing it to the GPU. Codes are
 //! uniform; scales are such that a product of numbers of size 1 gives numbers of about size 1, as training does it.
 
@@ -12,12 +12,11 @@ use crate::checkpoint::{
 use crate::error::{Error, Result};
 use crate::model::{ModelConfig, architecture};
 use crate::quant::e8p::E8p12;
+use crate::quant::hadamard::{self, Form};
 use crate::quant::int::{Int, Offset};
 use crate::quant::lookup::{Lookup, NF4, Nested, Scales};
 use crate::quant::plain::Plain;
-use crate::quant::{
-    CODECS, Codec, Extent, Field, Kind, Packed, Piece, Shape, TILE_ROWS, Tiles, WHOLE_ROW, hadamard,
-};
+use crate::quant::{CODECS, Codec, Extent, Field, Kind, Packed, Piece, Shape, TILE_ROWS, Tiles, WHOLE_ROW};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
@@ -170,8 +169,8 @@ impl RandomModel {
             let mut signs = |count, size: f32| {
                 (0..count).map(|_| if rng.random() { size } else { -size }).collect::<Vec<f32>>()
             };
-            input = InputTransform::Hadamard { signs: signs(cols, 1.0), block: None };
-            output = OutputTransform::Hadamard { signs: signs(rows, pool.gain), block: None };
+            input = InputTransform::Hadamard { signs: signs(cols, 1.0), form: Form::Whole };
+            output = OutputTransform::Hadamard { signs: signs(rows, pool.gain), form: Form::Whole };
         }
         let first = rng.random_range(0..TILES);
         let tiles = Tiles { tiles: pool.tiles.clone(), first };

@@ -7,14 +7,13 @@
 //! * `M.weight_scale` f16, bf16 or f32 `[1]`
 //!
 //! `w = (q − 1) / weight_scale` (`linear_class` bitlinear), or `(q − 1) · weight_scale` (autobitlinear). Where that is asked
-//! for, activations are rounded to int8 as in training, `q = round(x · 127 / max|x|)` of a token. (transformers takes a
-//! max|x| below 1e-5 for 1e-5; such a token has finer codes here.)
+//! for, activations are rounded to int8 as in training, `q = round(x · 127 / max(max|x|, 1e-5))` of a token.
 
 use super::hf::Keys;
 use super::tensor::{Dtype, Grid, Slices};
 use super::{BoxFuture, Module, PieceSource, Reader, StoredMatrix};
 use crate::error::{Error, Result};
-use crate::quant::activations::Activations;
+use crate::quant::activations::{ActivationScale, Activations};
 use crate::quant::int::{Int, Offset};
 use crate::quant::{Extent, Kind, Piece, WHOLE_ROW};
 use std::sync::Arc;
@@ -76,7 +75,8 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
     let codes = Slices { tensor, word: 1, bits: 2, count: 4, step: rows / 4 * cols, high_first: false };
     let data = Ternary { codes, scale, codec: codec.clone(), rows, cols };
     let matrix = module.matrix(&READER, codec, Arc::new(data)).await?;
-    Ok(StoredMatrix { activations: Some(Activations::int8(127.0)), ..matrix })
+    let scale = ActivationScale::Dynamic { top: 127.0, floor: 1e-5 };
+    Ok(StoredMatrix { activations: Some(Activations { scale, ..Activations::int8(127.0) }), ..matrix })
 }
 
 /// A layer on disk.

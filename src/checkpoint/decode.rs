@@ -4,7 +4,7 @@
 
 use super::{InputTransform, OutputTransform, StoredMatrix};
 use crate::error::Result;
-use crate::quant::hadamard::{Factor, Signs, factor, matrix as core_matrix};
+use crate::quant::hadamard::{Factor, Form, core_factor, factor, matrix as core_matrix};
 use crate::quant::{Extent, Packed, Shape, TILE_ROWS};
 use sha2::{Digest, Sha256};
 
@@ -18,7 +18,7 @@ const COLUMNS: usize = 16;
 pub async fn rows(matrix: &StoredMatrix, mut each: impl FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
     let cols = matrix.cols;
     let input = match &matrix.input {
-        InputTransform::Hadamard { block, .. } => Some(Hadamard::new(cols, *block)?),
+        InputTransform::Hadamard { form, .. } => Some(Hadamard::new(cols, form)?),
         _ => None,
     };
     let low_rank = match matrix.low_rank.as_deref() {
@@ -69,9 +69,9 @@ pub async fn rows(matrix: &StoredMatrix, mut each: impl FnMut(usize, &[f32]) -> 
             }
         }
     }
-    let OutputTransform::Hadamard { signs, block } = &matrix.output else { return Ok(()) };
+    let OutputTransform::Hadamard { signs, form } = &matrix.output else { return Ok(()) };
     // diag(signs) H: every column goes through H.
-    let hadamard = Hadamard::new(matrix.rows, *block)?;
+    let hadamard = Hadamard::new(matrix.rows, form)?;
     for first in (0..cols).step_by(COLUMNS) {
         let columns = first..cols.min(first + COLUMNS);
         let mut turned: Vec<Vec<f64>> = columns.clone().map(|_| Vec::with_capacity(matrix.rows)).collect();
@@ -119,24 +119,33 @@ pub async fn sha256(matrix: &StoredMatrix) -> Result<Vec<(String, String)>> {
     Ok(matrix.slices.iter().zip(hashes).map(|(slice, hash)| (slice.name.clone(), hex(hash))).collect())
 }
 
-/// H of order n, or on blocks, in f64.
+/// H in f64.
 struct Hadamard {
-    core: Signs,
+    /// What is no power of two: K × K, row-major.
+    core: Vec<f64>,
+    order: usize,
     power: usize,
     scale: f64,
 }
 
 impl Hadamard {
-    fn new(n: usize, block: Option<usize>) -> Result<Self> {
-        let n = block.unwrap_or(n);
+    fn new(n: usize, form: &Form) -> Result<Self> {
+        if let Form::Core(core) = form {
+            let Factor { order, power } = core_factor(n, core)?;
+            let (core, scale) = (core.iter().map(|&c| f64::from(c)).collect(), 1.0 / (power as f64).sqrt());
+            return Ok(Self { core, order, power, scale });
+        }
+        let n = if let Form::Blocks(block) = form { *block } else { n };
         let Factor { order, power } = factor(n)?;
-        let core = core_matrix(order).ok_or_else(|| crate::Error::unsupported("order").found(order))?;
-        Ok(Self { core, power, scale: 1.0 / (n as f64).sqrt() })
+        let signs = core_matrix(order).ok_or_else(|| crate::Error::unsupported("order").found(order))?;
+        let sign = |i: usize| if signs.negative(i / order, i % order) { -1.0 } else { 1.0 };
+        let core = (0..order * order).map(sign).collect();
+        Ok(Self { core, order, power, scale: 1.0 / (n as f64).sqrt() })
     }
 
     /// `x ← H x`, block by block.
     fn apply(&self, x: &mut [f64]) {
-        x.chunks_exact_mut(self.core.order() * self.power).for_each(|block| self.apply_block(block));
+        x.chunks_exact_mut(self.order * self.power).for_each(|block| self.apply_block(block));
     }
 
     fn apply_block(&self, x: &mut [f64]) {
@@ -150,13 +159,12 @@ impl Hadamard {
                 half *= 2;
             }
         }
-        if self.core.order() > 1 {
+        if self.order > 1 {
             let source = x.to_vec();
             for (i, run) in x.chunks_exact_mut(self.power).enumerate() {
                 run.fill(0.0);
-                for (j, from) in source.chunks_exact(self.power).enumerate() {
-                    let sign = if self.core.negative(i, j) { -1.0 } else { 1.0 };
-                    run.iter_mut().zip(from).for_each(|(sum, x)| *sum += sign * x);
+                for (from, by) in source.chunks_exact(self.power).zip(&self.core[i * self.order..]) {
+                    run.iter_mut().zip(from).for_each(|(sum, x)| *sum += by * x);
                 }
             }
         }

@@ -14,7 +14,8 @@
 use super::tensor::{Dtype, Grid, Major, TensorInfo, dims, words16, words32};
 use super::{BoxFuture, InputTransform, Module, OutputTransform, PieceSource, Reader, StoredMatrix};
 use crate::error::{Error, Result};
-use crate::quant::trellis::{Codebook, TILE, Trellis};
+use crate::quant::hadamard::Form;
+use crate::quant::trellis::{Codebook, Order, TILE, Trellis};
 use crate::quant::{Extent, Piece};
 use std::sync::Arc;
 
@@ -50,15 +51,22 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
         return Err(trellis.blame(error.expected("16·b words a tile").found(words)));
     }
     trellis.expect_shape(&[cols / TILE, rows / TILE, words / 16 * 16])?;
-    let codec = Trellis::new(words / 16, codebook(module).await?).map_err(|e| trellis.blame(e))?;
+    let codebook = codebook(module).await?;
+    let codec = Trellis::new(words / 16, codebook, Order::Lanes).map_err(|e| trellis.blame(e))?;
     let data = Tiles { trellis: trellis.clone(), codec: codec.clone(), rows, cols };
     Ok(StoredMatrix {
         name: module.name.to_string(),
         rows,
         cols,
         codec,
-        input: InputTransform::Hadamard { signs: scales(module, "su", cols).await?, block: Some(BLOCK) },
-        output: OutputTransform::Hadamard { signs: scales(module, "sv", rows).await?, block: Some(BLOCK) },
+        input: InputTransform::Hadamard {
+            signs: scales(module, "su", cols).await?,
+            form: Form::Blocks(BLOCK),
+        },
+        output: OutputTransform::Hadamard {
+            signs: scales(module, "sv", rows).await?,
+            form: Form::Blocks(BLOCK),
+        },
         activations: None,
         sparse: None,
         low_rank: None,

@@ -3,11 +3,11 @@
 use super::reader::Reader;
 use super::{
     aqlm, autoround, awq, bitnet, bitsandbytes, compressed_tensors, exl2, exl3, fp4, fp8, ggml, gptq, hqq,
-    mlc, plain, quip, spqr, torch_int,
+    mlc, plain, qtip, quanto, quip, quip_for_all, spqr, torch_int, torchao,
 };
 use crate::quant::{
-    Family, bilevel, codebook, e8p, fp8 as fp8_codec, grid, int, kquant, lookup, mixed, plain as plain_codec,
-    ternary, trellis,
+    Family, bilevel, codebook, e8p, fp8 as fp8_codec, grid, hyb, int, kquant, lookup, mixed,
+    plain as plain_codec, ternary, trellis,
 };
 
 /// A line of the table. README's is made of these; `inspect --formats` prints them.
@@ -62,6 +62,12 @@ pub static FORMATS: &[Format] = &[
     Format { reader: &hqq::READER, what: "HQQ 1, 2, 3, 4, 8 bits, axis 1",
         codecs: &[&int::FAMILY], transform: "", side_term: "", bits: "1.5–8.5",
         tested: "hqq; 1 bit: layout", bench: "int4-g64-bf16-real-zeros" },
+    Format { reader: &quanto::READER, what: "Quanto qint8, qint4, qint2, qfloat8",
+        codecs: &[&int::FAMILY, &fp8_codec::FAMILY], transform: "", side_term: "", bits: "2.2–8.1",
+        tested: "layout", bench: "int8" },
+    Format { reader: &torchao::READER, what: "torchao int8, intx in bytes, float8",
+        codecs: &[&int::FAMILY, &fp8_codec::FAMILY], transform: "scale", side_term: "", bits: "8.0–8.2",
+        tested: "layout", bench: "int8" },
     Format { reader: &mlc::READER,
         what: "MLC-LLM q4f16_1, q4f16_2, q4f32_1, q4bf16_1, q3f16_1, q0f16, q0f32, q0bf16",
         codecs: &[&int::FAMILY, &plain_codec::FAMILY], transform: "", side_term: "", bits: "3.4–5, 16, 32",
@@ -81,9 +87,18 @@ pub static FORMATS: &[Format] = &[
     Format { reader: &quip::READER, what: "QuIP# E8P12, E8P12RVQ3B, E8P12RVQ4B, fused q/k/v and up/gate or not",
         codecs: &[&e8p::FAMILY], transform: "Hadamard on both sides", side_term: "low rank inside", bits: "2.0, 3.0, 4.0",
         tested: "quip-sharp", bench: "e8p12" },
+    Format { reader: &quip_for_all::READER, what: "QuIP-for-all E8P12, E8P12RVQ3B, E8P12RVQ4B",
+        codecs: &[&e8p::FAMILY], transform: "orthogonal matrices on both sides", side_term: "", bits: "2.0, 3.0, 4.0",
+        tested: "layout", bench: "e8p12" },
     Format { reader: &exl3::READER, what: "EXL3, 1–8 bits, codebooks 3inst, mcg, mul1, quantized heads",
         codecs: &[&trellis::FAMILY], transform: "Hadamard of 128 on both sides", side_term: "", bits: "1.0–8.0",
         tested: "exllamav3 layout", bench: "trellis4-mul1" },
+    Format { reader: &qtip::READER, what: "QTIP HYB, 2–4 bits",
+        codecs: &[&hyb::FAMILY], transform: "Hadamard on both sides", side_term: "", bits: "2.0, 3.0, 4.0",
+        tested: "layout", bench: "hyb2" },
+    Format { reader: &qtip::READER, what: "QTIP 1MAD and 3INST, 1–8 bits",
+        codecs: &[&trellis::FAMILY], transform: "Hadamard on both sides", side_term: "", bits: "1.0–8.0",
+        tested: "layout", bench: "" },
     Format { reader: &fp8::READER,
         what: "FP8 E4M3 and E5M2, a scale a tensor, row or block: DeepSeek-V3, FBGEMM, compressed-tensors, ModelOpt",
         codecs: &[&fp8_codec::FAMILY], transform: "", side_term: "", bits: "8.0–8.1",

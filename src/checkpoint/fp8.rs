@@ -42,15 +42,28 @@ const SCALES: [&str; 2] = ["weight_scale", "weight_scale_inv"];
 
 async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
     module.only(&[&["weight", "bias"], &SCALES[..], &ACTIVATIONS].concat())?;
-    let (rows, cols) = (module.rows, module.cols);
-    let weight = module.require("weight")?;
-    weight.expect_shape(&[rows, cols])?;
     let scales = match SCALES.map(|name| module.tensor(name)) {
         [Some(one), None] | [None, Some(one)] => one,
         [None, None] => return Err(Error::missing(format!("missing tensor {}.weight_scale", module.name))),
         [Some(_), Some(other)] => return Err(other.blame(Error::corrupt("a second scale of the weights"))),
     };
-    let (high, wide) = match block(module)? {
+    let mut matrix = scaled(module, &READER, module.require("weight")?, scales, block(module)?).await?;
+    let wide = if scales.shape.len() == 2 && scales.shape[1] > 1 { block(module)?.1 } else { WHOLE_ROW };
+    matrix.activations = activations(module, wide).await?;
+    Ok(matrix)
+}
+
+/// The matrix of FP8 weights with a scale for all, for every row, or for every block of `(rows, columns)`.
+pub(super) async fn scaled(
+    module: &Module<'_>,
+    reader: &Reader,
+    weight: &TensorInfo,
+    scales: &TensorInfo,
+    block: (usize, usize),
+) -> Result<StoredMatrix> {
+    let (rows, cols) = (module.rows, module.cols);
+    weight.expect_shape(&[rows, cols])?;
+    let (high, wide) = match block {
         _ if scales.shape.iter().product::<usize>() == 1 => (rows, WHOLE_ROW),
         _ if scales.shape == [rows, 1] || scales.shape == [rows] => (1, WHOLE_ROW),
         (high, wide) if scales.shape == [rows.div_ceil(high), cols.div_ceil(wide)] => (high, wide),
@@ -67,12 +80,11 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
         Some(Kind::E8m0) => Kind::E8m0,
         _ => scales.expect_float()?,
     };
-    let codec = Fp8::new(kind(module).unwrap_or(Kind::E4m3), wide, scale).map_err(|e| scales.blame(e))?;
+    let codes = weight.dtype.float8().unwrap_or(Kind::E4m3);
+    let codec = Fp8::new(codes, wide, scale).map_err(|e| scales.blame(e))?;
     let items = scales.items(scale, &scales.read_all().await?, "scale")?;
     let data = Rows { weight: weight.clone(), codec: codec.clone(), rows, cols, scales: items, high, wide };
-    let mut matrix = module.matrix(&READER, codec, Arc::new(data)).await?;
-    matrix.activations = activations(module, wide).await?;
-    Ok(matrix)
+    module.matrix(reader, codec, Arc::new(data)).await
 }
 
 /// How activations are meant to be quantized: E4M3, by a stored scale, else found as the product runs: one for every

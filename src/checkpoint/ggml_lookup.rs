@@ -2,9 +2,9 @@
 //!
 //! | type | bytes of a block | weight |
 //! |---|---|---|
-//! | IQ4_NL | d f16, 16 × 2 nibbles | table[q] d |
-//! | MXFP4 | e E8M0, 16 × 2 nibbles | e2m1[q] 2^(e − 127) |
-//! | NVFP4 | 4 × d E4M3, 4 × 8 × 2 nibbles | e2m1[q] d |
+//! | IQ4_NL | d f16, 16 × 2 nibbles | `table[q] d` |
+//! | MXFP4 | e E8M0, 16 × 2 nibbles | `e2m1[q] 2^(e − 127)` |
+//! | NVFP4 | 4 × d E4M3, 4 × 8 × 2 nibbles | `e2m1[q] d` |
 //!
 //! Of a run of n weights byte j has weight j in the low nibble and weight j + n/2 in the high one. ggml halves the
 //! scale and doubles the table of E2M1, which is the same number.

@@ -78,7 +78,7 @@ pub(super) const ROPE_FACTORS: [&str; 3] =
     ["rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"];
 
 /// The hyper-parameters that `metadata` spells out. `head` and `vocab` come from the tensors: whether there is an
-/// output matrix, and the rows of the embedding. `factors` are those of [`ROPE_FACTORS`].
+/// output matrix, and the rows of the embedding. `factors` are those of `ROPE_FACTORS`.
 pub fn config(
     metadata: &Metadata,
     head: bool,

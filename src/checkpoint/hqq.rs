@@ -146,7 +146,7 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
     let codec = Int::new(bits as u32, run, kind, Offset::RealZero).map_err(|e| e.tensor(module.name))?;
     let codes = Slices { tensor: codes.clone(), word, bits, count, step, high_first: true };
     let (scale, zero) = (scale.clone(), zero.clone());
-    let data = Groups { codes, scale, zero, codec: codec.clone(), rows, cols, group };
+    let data = Groups { codes, scale, zero, negated: false, codec: codec.clone(), rows, cols, group };
     module.matrix(&READER, codec, Arc::new(data)).await
 }
 
@@ -160,15 +160,17 @@ fn sized<'a>(module: &Module<'a>, suffix: &str, bytes: u64) -> Result<&'a Tensor
     Err(tensor.blame(error.found(tensor.bytes())))
 }
 
-/// A layer on disk.
-struct Groups {
-    codes: Slices,
-    scale: TensorInfo,
-    zero: TensorInfo,
-    codec: Arc<Int>,
-    rows: usize,
-    cols: usize,
-    group: usize,
+/// A layer on disk: slices of codes, and for every group two real numbers.
+pub(super) struct Groups {
+    pub(super) codes: Slices,
+    pub(super) scale: TensorInfo,
+    pub(super) zero: TensorInfo,
+    /// `zero` is stored with the other sign.
+    pub(super) negated: bool,
+    pub(super) codec: Arc<Int>,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) group: usize,
 }
 
 impl PieceSource for Groups {
@@ -185,6 +187,10 @@ impl PieceSource for Groups {
                 let bytes =
                     tensor.read_rows(self.cols / self.group * size, extent.rows.clone(), part).await?;
                 items.push(tensor.float_items(&bytes, what)?);
+            }
+            if self.negated {
+                let sign = 1 << (self.zero.expect_float()?.bits() - 1);
+                items[2].iter_mut().for_each(|item| *item ^= sign);
             }
             Ok(Piece { extent: extent.clone(), items })
         })

@@ -7,6 +7,7 @@
 use crate::error::{Error, Result};
 use crate::model::{ModelConfig, NormKind, architecture};
 use crate::quant::activations::Activations;
+use crate::quant::hadamard::Form;
 use crate::quant::{Codec, Extent, Kind, Piece, Tiles};
 use reader::supported;
 use serde_json::Value;
@@ -44,14 +45,18 @@ mod ints;
 pub mod lora;
 pub mod mlc;
 pub mod plain;
+pub mod qtip;
 pub mod quantize;
+pub mod quanto;
 pub mod quip;
+pub mod quip_for_all;
 mod reader;
 pub mod safetensors;
 pub mod source;
 pub mod spqr;
 pub mod tensor;
 pub mod torch_int;
+pub mod torchao;
 
 pub use reader::{Module, READERS, Reader};
 pub use tensor::{Dtype, RowOrder, TensorInfo, Tensors};
@@ -139,13 +144,12 @@ pub enum InputTransform {
     Permute(Vec<u32>),
     /// `x'[k] = scales[k] · x[k]` (AWQ's scaled activations, SmoothQuant).
     Scale(Vec<f32>),
-    /// `x' = Hᵀ (signs ⊙ x)`, H the orthonormal Hadamard matrix of order `cols` (QuIP#'s SU), or one on each `block` of
-    /// columns (EXL3's suh).
+    /// `x' = Hᵀ (signs ⊙ x)`, H an orthonormal matrix of order `cols` (QuIP#'s SU, EXL3's suh).
     Hadamard {
         /// `[cols]`; not only ±1 after fine-tuning.
         signs: Vec<f32>,
-        /// A power of two.
-        block: Option<usize>,
+        /// Which H.
+        form: Form,
     },
 }
 
@@ -155,13 +159,12 @@ pub enum OutputTransform {
     /// Nothing.
     #[default]
     None,
-    /// `y = signs ⊙ (H y')`, H the orthonormal Hadamard matrix of order `rows` (QuIP#'s SV, its scales folded in), or one
-    /// on each `block` of rows (EXL3's svh).
+    /// `y = signs ⊙ (H y')`, H an orthonormal matrix of order `rows` (QuIP#'s SV, its scales folded in; EXL3's svh).
     Hadamard {
         /// `[rows]`
         signs: Vec<f32>,
-        /// A power of two.
-        block: Option<usize>,
+        /// Which H.
+        form: Form,
     },
 }
 

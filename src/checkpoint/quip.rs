@@ -18,7 +18,8 @@ use super::tensor::{Dtype, Grid, TensorInfo, lcm, words64};
 use super::{BoxFuture, InputTransform, Module, OutputTransform, PieceSource, Reader, StoredMatrix, plain};
 use crate::error::{Error, Result};
 use crate::quant::e8p::{E8p12, Plane, Residual};
-use crate::quant::{Extent, Piece, hadamard};
+use crate::quant::hadamard::{self, Form};
+use crate::quant::{Extent, Piece};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -133,8 +134,8 @@ async fn read(module: &Module<'_>) -> Result<StoredMatrix> {
     let data = Planes { codes: codes.clone(), codec: codec.clone(), rows, cols };
     codes.expect_shape(&[rows, data.words()])?;
     let mut matrix = module.matrix(&READER, codec, Arc::new(data)).await?;
-    matrix.input = InputTransform::Hadamard { signs: input_scales(module).await?, block: None };
-    matrix.output = OutputTransform::Hadamard { signs: output_scales(module).await?, block: None };
+    matrix.input = InputTransform::Hadamard { signs: input_scales(module).await?, form: Form::Whole };
+    matrix.output = OutputTransform::Hadamard { signs: output_scales(module).await?, form: Form::Whole };
     if rank > 0 {
         if module.tensor("Wscale").is_some() {
             return Err(unsupported(format!("lora_rank {rank} beside Wscale"), "Wscale folded into SV"));

@@ -3,8 +3,8 @@
 use super::tensor::{RowOrder, TensorInfo, Tensors};
 use super::{
     BoxFuture, InputTransform, OutputTransform, PieceSource, Slice, StoredMatrix, aqlm, autoround, awq,
-    bitnet, bitsandbytes, compressed_tensors, exl2, exl3, fp4, fp8, ggml, gptq, hqq, mlc, plain, quip, spqr,
-    torch_int,
+    bitnet, bitsandbytes, compressed_tensors, exl2, exl3, fp4, fp8, ggml, gptq, hqq, mlc, plain, qtip,
+    quanto, quip, quip_for_all, spqr, torch_int, torchao,
 };
 use crate::error::{Error, Result};
 use crate::quant::Codec;
@@ -47,9 +47,13 @@ pub static READERS: &[&Reader] = &[
     &bitnet::READER,
     &bitsandbytes::READER,
     &torch_int::READER,
+    &torchao::READER,
+    &quanto::READER,
     &aqlm::READER,
+    &quip_for_all::READER,
     &quip::READER,
     &exl3::READER,
+    &qtip::READER,
     &ggml::READER,
     &plain::READER,
 ];

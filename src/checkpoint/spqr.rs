@@ -6,7 +6,7 @@
 //!   3–5, sixteen codes of 3 bits from 6 on, and in 54–61 a byte of the tile: rows 2i and 2i + 1 hold byte i of the f16
 //!   numbers S_s, Z_s, S_z, Z_z.
 //! * `M.row_offsets` i32 `[N + 1]`, `M.col_vals` i32: outliers in CSR, an f16 value above a u16 column.
-//! * `M.in_perm` i32 `[K/2]`, two u16 a word: column k of the layer, and of its outliers, is input in_perm[k].
+//! * `M.in_perm` i32 `[K/2]`, two u16 a word: column k of the layer, and of its outliers, is input `in_perm[k]`.
 //!
 //! `w = s · (q − z) + outlier`, `s = S_s · (q_s − S_z)`, `z = Z_s · (q_z − Z_z)`.
 

@@ -1,4 +1,4 @@
-//! Lowering: an [`Op`](crate::ops::Op) becomes one dispatch or a few. The only place that knows kernels by name.
+//! Lowering: an [`Op`] becomes one dispatch or a few. The only place that knows kernels by name.
 
 use super::context::Capabilities;
 use super::fuse::Fused;
@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 use crate::ops::{Activation, Cache, Heads, Index, Op, Rows, Transform};
 use crate::quant::activations::{ActivationCode, ActivationScale};
 use crate::quant::cache::CacheFormat;
-use crate::quant::{CODECS, Codec, Shape, UNIT, hadamard};
+use crate::quant::hadamard::{self, Mix};
+use crate::quant::{CODECS, Codec, Shape, UNIT};
 use serde::{Deserialize, Serialize};
 
 /// A dispatch that is not compiled yet.
@@ -368,7 +369,7 @@ pub(crate) fn gather_module(codec: &dyn Codec, index: Index) -> Module {
 pub(crate) fn expert_module(
     codec: &dyn Codec,
     (n, shared, first): (usize, usize, usize),
-    (biased, permuted): (bool, bool),
+    (biased, permuted, ragged): (bool, bool, bool),
     split: u32,
 ) -> Module {
     let mut module = codec_module("expert_product", codec);
@@ -378,9 +379,10 @@ pub(crate) fn expert_module(
         ("FIRST_EXPERT", (first as u32).into()),
         ("BIASED", biased.into()),
         ("PERMUTED", permuted.into()),
+        ("RAGGED", ragged.into()),
         ("SPLIT", split.into()),
     ]);
-    module.parts.push("kernels/expert_product.wgsl");
+    module.parts.extend(["lib/product_io.wgsl", "lib/x_lane.wgsl", "kernels/expert_product.wgsl"]);
     module
 }
 
@@ -659,11 +661,12 @@ pub(crate) fn butterfly_module(length: usize, before: bool, after: bool, add: bo
 }
 
 /// The mix of `order` runs of `length`.
-pub(crate) fn mix_module(order: usize, length: usize, after: bool, add: bool) -> Module {
+pub(crate) fn mix_module(order: usize, length: usize, dense: bool, after: bool, add: bool) -> Module {
     let mut module = module("hadamard_mix", "kernels/hadamard_mix.wgsl");
     module.constants.extend([
         ("ORDER", Constant::U32(order as u32)),
         ("LENGTH", (length as u32).into()),
+        ("DENSE", dense.into()),
         ("AFTER", after.into()),
         ("ADD", add.into()),
     ]);
@@ -793,7 +796,7 @@ fn lower_one<'a>(
                 } else {
                     lanes_a_row(part.shape.cols, Capabilities::FLOOR.invocations)
                 };
-                let slots = (bias.is_some(), permutation.is_some());
+                let slots = (bias.is_some(), permutation.is_some(), !part.shape.cols.is_multiple_of(UNIT));
                 let mut buffers = codec_buffers(part);
                 buffers.extend([(4, x.gpu()?), (5, out.gpu()?), (6, routes.ids.gpu()?)]);
                 buffers.extend([(7, or_unused(permutation)?), (8, or_unused(bias)?)]);
@@ -837,23 +840,19 @@ fn lower_one<'a>(
         }),
         Op::Quantize { rows, x, cols, scheme, outliers, out } => {
             let run = scheme.run.min(*cols);
-            let (top, given) = match scheme.scale {
-                ActivationScale::Dynamic { top } => (Some(top), 0.0),
-                ActivationScale::Static(scale) => (None, scale),
+            let (dynamic, top, given) = match scheme.scale {
+                ActivationScale::Dynamic { top, floor } => (true, top, floor),
+                ActivationScale::Static(scale) => (false, 1.0, scale),
             };
             all.push(Lowered {
-                module: quantize_module(
-                    scheme.code == ActivationCode::Int8,
-                    top.is_some(),
-                    outliers.is_some(),
-                ),
+                module: quantize_module(scheme.code == ActivationCode::Int8, dynamic, outliers.is_some()),
                 buffers: vec![(4, x.gpu()?), (5, out.gpu()?), (7, or_unused(outliers)?)],
                 params: vec![
                     *cols as u32,
                     run as u32,
                     x.cols as u32,
                     out.cols as u32,
-                    top.unwrap_or(1.0).to_bits(),
+                    top.to_bits(),
                     given.to_bits(),
                     outliers.as_ref().map_or(0, |outliers| outliers.cols) as u32,
                 ],
@@ -893,12 +892,12 @@ fn lower_one<'a>(
             });
         }
         Op::Hadamard { rows, plan, x, before, after, scratch, out, offset, width, add } => {
-            let Transform { plan, signs } = &**plan;
+            let Transform { plan, mix } = &**plan;
             let strides = |x: &Tensor, out: &Tensor, offset: usize, width: usize, scale: f32| {
                 let strides = [x.cols, out.cols, offset].map(|n| n as u32);
                 [&strides[..], &[scale.to_bits(), width as u32, 0, 0, 0]].concat()
             };
-            let mixed = signs.is_some();
+            let mixed = mix.is_some();
             let (target, at, wide, scale) =
                 if mixed { (scratch, 0, plan.n, 1.0) } else { (out, *offset, *width, plan.scale) };
             let last = !mixed;
@@ -913,11 +912,12 @@ fn lower_one<'a>(
                 params: strides(x, target, at, wide, scale),
                 grid: Grid::each(plan.runs, *rows),
             });
-            if let Some(signs) = signs {
+            if let Some(mix) = mix {
+                let dense = matches!(plan.mix, Mix::Dense(_));
                 all.push(Lowered {
-                    module: mix_module(plan.runs, plan.run, after.is_some(), *add),
+                    module: mix_module(plan.runs, plan.run, dense, after.is_some(), *add),
                     buffers: vec![
-                        (0, signs.gpu()?),
+                        (0, mix.gpu()?),
                         (4, scratch.gpu()?),
                         (5, out.gpu()?),
                         (8, or_unused(after)?),
@@ -1160,7 +1160,8 @@ fn modules(every_slot: bool) -> Vec<Module> {
             for split in
                 [1, 2, 4, 8].into_iter().filter(|&split| every_slot || i == 0 || biased && split == 1)
             {
-                let module = expert_module(codec, (EXPERT_ROWS, shared, first), (biased, !biased), split);
+                let slots = (biased, !biased, biased);
+                let module = expert_module(codec, (EXPERT_ROWS, shared, first), slots, split);
                 add(format!(" biased {biased}, split {split}"), module);
             }
         }
@@ -1263,7 +1264,10 @@ fn modules(every_slot: bool) -> Vec<Module> {
             add(format!(" {run}{suffix}"), butterfly_module(run, before, after, added));
         }
         for (runs, run) in hadamard::mixes(LARGEST_HADAMARD).into_iter().filter(|_| !before) {
-            add(format!(" {runs} × {run}{suffix}"), mix_module(runs, run, after, added));
+            add(format!(" {runs} × {run}{suffix}"), mix_module(runs, run, false, after, added));
+        }
+        if !before {
+            add(format!(" 43 × 256 dense{suffix}"), mix_module(43, 256, true, after, added));
         }
     }
     all

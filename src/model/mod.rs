@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use web_time::Instant;
 
-/// Tokens of one prefill step; GPUs take more where the activations are small enough, see [`prefill_chunk`].
+/// Tokens of one prefill step; GPUs take more where the activations are small enough, see `prefill_chunk`.
 pub const PREFILL_CHUNK: usize = 128;
 /// The most that they take.
 const LARGEST_CHUNK: usize = 512;

@@ -32,10 +32,12 @@ pub enum ActivationCode {
 /// Scale of activations.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ActivationScale {
-    /// `max|x| / top` of each run.
+    /// `max(max|x|, floor) / top` of each run.
     Dynamic {
         /// What the largest element becomes: 127, 127.5, 448.
         top: f32,
+        /// What the largest element counts as at least; 0 mostly.
+        floor: f32,
     },
     /// The checkpoint's own.
     Static(f32),
@@ -47,7 +49,7 @@ impl Activations {
         Self {
             code: ActivationCode::Int8,
             run: WHOLE_ROW,
-            scale: ActivationScale::Dynamic { top },
+            scale: ActivationScale::Dynamic { top, floor: 0.0 },
             outliers: None,
         }
     }
@@ -57,7 +59,7 @@ impl Activations {
         Self {
             code: ActivationCode::E4m3,
             run,
-            scale: ActivationScale::Dynamic { top: 448.0 },
+            scale: ActivationScale::Dynamic { top: 448.0, floor: 0.0 },
             outliers: None,
         }
     }
@@ -66,9 +68,9 @@ impl Activations {
     pub fn scale(&self, x: &[f32]) -> f32 {
         let largest = magnitude(x);
         match self.scale {
-            ActivationScale::Static(scale) if !largest.is_nan() => scale,
-            ActivationScale::Static(_) => f32::NAN,
-            ActivationScale::Dynamic { top } => quotient(largest, top),
+            _ if largest.is_nan() => f32::NAN,
+            ActivationScale::Static(scale) => scale,
+            ActivationScale::Dynamic { top, floor } => quotient(largest.max(floor), top),
         }
     }
 }
@@ -132,6 +134,10 @@ mod tests {
         let codes = [-51.0f32, 51.0, 0.2, 0.6, -0.3, 0.0].map(|x| int8_code(x, scale));
         assert_eq!(codes, [-128, 127, 0, 2, -1, 0]); // 0.2 / 0.4 and 0.6 / 0.4 are ties: even
         assert_eq!(int8_code(1.0, 0.0), 0);
+        let floored = Activations { scale: ActivationScale::Dynamic { top: 127.0, floor: 1e-5 }, ..scheme };
+        assert_eq!([floored.scale(&[0.0, 1e-6]), floored.scale(&[-1e-4])], [1e-5 / 127.0, 1e-4 / 127.0]);
+        assert_eq!(int8_code(1e-6, 1e-5 / 127.0), 13);
+        assert!(floored.scale(&[f32::NAN]).is_nan());
         assert!(scheme.scale(&[1.0, f32::NAN]).is_nan() && scheme.scale(&[f32::INFINITY]).is_nan());
     }
 }

@@ -6,8 +6,11 @@
 //!
 //! A [`Plan`] says how a GPU does it in two steps, neither of which needs more than 16 KiB of workgroup memory:
 //! a fast transform of contiguous runs, then a mix of the runs by a small matrix of signs.
+//!
+//! QuIP-for-all stores an orthogonal matrix in the place of `hadK`: the mix is of numbers then.
 
 use crate::error::{Error, Result};
+use std::sync::Arc;
 
 /// Values of the longest run: 16 KiB of f32.
 pub const MAX_RUN: usize = 4096;
@@ -225,11 +228,46 @@ fn williamson(rows: &[&str; 4], i: usize, j: usize) -> bool {
     (rows[circulant].as_bytes()[(j % m + m - i % m) % m] == b'-') ^ negated
 }
 
+/// Which orthogonal matrix H of a given order transforms activations.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum Form {
+    /// The Hadamard matrix `H_n` (QuIP#, QTIP).
+    #[default]
+    Whole,
+    /// One of this order, a power of two, on every block (EXL3).
+    Blocks(usize),
+    /// `core ⊗ S / √(n/K)` with a K × K matrix of a checkpoint's own, row-major (QuIP-for-all).
+    Core(Arc<[f32]>),
+}
+
+impl Form {
+    /// How H of order `n`, or its transpose, is computed.
+    pub fn plan(&self, n: usize, transposed: bool) -> Result<Plan> {
+        match self {
+            Form::Whole => Plan::new(n, transposed),
+            Form::Blocks(block) => Plan::blocks(n, *block),
+            Form::Core(core) => Plan::with_core(n, core, transposed),
+        }
+    }
+}
+
+/// What makes n values of K runs and a core of so many rows: K and n/K.
+pub(crate) fn core_factor(n: usize, core: &[f32]) -> Result<Factor> {
+    let order = core.len().isqrt();
+    if order == 0 || order * order != core.len() || !n.is_multiple_of(order) || !(n / order).is_power_of_two()
+    {
+        return Err(Error::corrupt("core of a Hadamard transform")
+            .expected(format!("a square matrix whose order divides {n} with a power of two"))
+            .found(format!("{} numbers", core.len())));
+    }
+    Ok(Factor { order, power: n / order })
+}
+
 /// One transform of `n` values, as a GPU does it.
 ///
 /// The vector is `runs` contiguous runs of `run` values, `run` a power of two of at most [`MAX_RUN`].
 /// 1. Each run goes through the unscaled fast Walsh-Hadamard transform.
-/// 2. `y[i] = scale · Σ_j ±x[j]` over whole runs, with the signs of [`Plan::signs`]; without signs `y = scale · x`.
+/// 2. `y[i] = scale · Σ_j m[i, j]·x[j]` over whole runs, with the numbers of [`Plan::mix`]; without a mix `y = scale · x`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// Values of the vector.
@@ -238,10 +276,41 @@ pub struct Plan {
     pub run: usize,
     /// K' = n / L.
     pub runs: usize,
-    /// Signs of the K' × K' mix, `ceil(K' / 32)` words a row, bit j of row i set = −1; empty: no mix.
-    pub signs: Vec<u32>,
+    /// The K' × K' mix.
+    pub mix: Mix,
     /// What every sum is multiplied by.
     pub scale: f32,
+}
+
+/// The matrix by which runs are mixed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Mix {
+    /// None: there is one run, or runs are transforms of their own.
+    None,
+    /// Signs, `ceil(K' / 32)` words a row, bit j of row i set = −1.
+    Signs(Vec<u32>),
+    /// Numbers, row-major.
+    Dense(Vec<f32>),
+}
+
+impl Mix {
+    /// As shaders read it; empty: no mix.
+    pub fn words(&self) -> &[u32] {
+        match self {
+            Mix::None => &[],
+            Mix::Signs(words) => words,
+            Mix::Dense(values) => bytemuck::cast_slice(values),
+        }
+    }
+
+    /// Entry (i, j) of a mix of `runs` runs.
+    fn entry(&self, runs: usize, i: usize, j: usize) -> f64 {
+        match self {
+            Mix::None => f64::from(u8::from(i == j)),
+            Mix::Signs(words) => 1.0 - 2.0 * f64::from(words[i * runs.div_ceil(32) + j / 32] >> (j % 32) & 1),
+            Mix::Dense(values) => f64::from(values[i * runs + j]),
+        }
+    }
 }
 
 impl Plan {
@@ -255,18 +324,38 @@ impl Plan {
                 .expected(format!("at most {MAX_RUNS} runs of {MAX_RUN} values"))
                 .found(format!("{n} = {runs} runs of {run}")));
         }
-        let signs = match matrix(order) {
+        let mix = match matrix(order) {
             Some(core) if runs > 1 => {
                 // hadK ⊗ S_{2^m} = (hadK ⊗ S_rest) ⊗ S_run, and a Sylvester entry is the parity of i & j.
                 let mix = |i: usize, j: usize| {
                     let (row, col) = if transposed { (j / rest, i / rest) } else { (i / rest, j / rest) };
                     core.negative(row, col) ^ (((i % rest) & (j % rest)).count_ones() % 2 == 1)
                 };
-                Signs::from_fn(runs, mix).words
+                Mix::Signs(Signs::from_fn(runs, mix).words)
             }
-            _ => Vec::new(),
+            _ => Mix::None,
         };
-        Ok(Self { n, run, runs, signs, scale: (1.0 / (n as f64).sqrt()) as f32 })
+        Ok(Self { n, run, runs, mix, scale: (1.0 / (n as f64).sqrt()) as f32 })
+    }
+
+    /// `core ⊗ S / √(n/K)`, or its transpose.
+    fn with_core(n: usize, core: &[f32], transposed: bool) -> Result<Self> {
+        let Factor { order, power } = core_factor(n, core)?;
+        let run = power.min(MAX_RUN);
+        let (runs, rest) = (n / run, power / run);
+        if runs > MAX_RUNS {
+            return Err(Error::unsupported("core of a Hadamard transform")
+                .expected(format!("at most {MAX_RUNS} rows"))
+                .found(runs));
+        }
+        let entry = |i: usize| {
+            let (row, col) = (i / runs, i % runs);
+            let (i, j) = if transposed { (col / rest, row / rest) } else { (row / rest, col / rest) };
+            let odd = ((row % rest) & (col % rest)).count_ones() % 2 == 1;
+            if odd { -core[i * order + j] } else { core[i * order + j] }
+        };
+        let mix = Mix::Dense((0..runs * runs).map(entry).collect());
+        Ok(Self { n, run, runs, mix, scale: (1.0 / (power as f64).sqrt()) as f32 })
     }
 
     /// `S_block / √block` on every slice of `block` values; its own transpose and inverse.
@@ -277,7 +366,7 @@ impl Plan {
                 .found(format!("blocks of {block} in {n} values")));
         }
         let scale = (1.0 / (block as f64).sqrt()) as f32;
-        Ok(Self { n, run: block, runs: n / block, signs: Vec::new(), scale })
+        Ok(Self { n, run: block, runs: n / block, mix: Mix::None, scale })
     }
 
     /// Transforms vectors of `n` values that lie one after the other in `x`: the CPU twin.
@@ -285,23 +374,23 @@ impl Plan {
         debug_assert!(x.len().is_multiple_of(self.n), "{} values, vectors of {}", x.len(), self.n);
         for x in x.chunks_exact_mut(self.n) {
             x.chunks_exact_mut(self.run).for_each(walsh);
-            if self.signs.is_empty() {
+            if self.mix == Mix::None {
                 x.iter_mut().for_each(|x| *x *= self.scale);
             } else {
-                self.mix(x);
+                self.apply_mix(x);
             }
         }
     }
 
     /// Step 2, summed in f64.
-    fn mix(&self, x: &mut [f32]) {
+    fn apply_mix(&self, x: &mut [f32]) {
         let source = x.to_vec();
         let mut sums = vec![0f64; self.run];
-        for (y, signs) in x.chunks_exact_mut(self.run).zip(self.signs.chunks(self.runs.div_ceil(32))) {
+        for (i, y) in x.chunks_exact_mut(self.run).enumerate() {
             sums.fill(0.0);
             for (j, x) in source.chunks_exact(self.run).enumerate() {
-                let sign = if signs[j / 32] >> (j % 32) & 1 == 1 { -1.0 } else { 1.0 };
-                sums.iter_mut().zip(x).for_each(|(sum, &x)| *sum += sign * x as f64);
+                let by = self.mix.entry(self.runs, i, j);
+                sums.iter_mut().zip(x).for_each(|(sum, &x)| *sum += by * x as f64);
             }
             y.iter_mut().zip(&sums).for_each(|(y, sum)| *y = (sum * self.scale as f64) as f32);
         }
@@ -457,6 +546,32 @@ mod tests {
     fn plans_equal_the_definition_in_large_sizes() {
         for n in [4096, 8192, 11008, 14336, 57344, 65536, 98304] {
             check(n, 40);
+        }
+    }
+
+    /// `core ⊗ S / √(n/K)` from its definition, both ways, with a core of any numbers.
+    #[test]
+    fn cores_are_mixed() {
+        for (order, power) in [(3, 8), (43, 4), (1, 16), (3, 8192)] {
+            let (n, core) = (order * power, random(order * order));
+            let x = random(n);
+            for transposed in [false, true] {
+                let mut y = x.clone();
+                Form::Core(core.clone().into()).plan(n, transposed).unwrap().apply(&mut y);
+                for i in (0..24).map(|r| r * n / 24) {
+                    let entry = |j: usize| {
+                        let (row, col) = if transposed { (j, i) } else { (i, j) };
+                        let odd = ((row % power) & (col % power)).count_ones() % 2;
+                        f64::from(core[row / power * order + col / power]) * (1.0 - 2.0 * f64::from(odd))
+                    };
+                    let sum: f64 = x.iter().enumerate().map(|(j, &x)| entry(j) * x as f64).sum();
+                    let wanted = sum / (power as f64).sqrt();
+                    assert!((f64::from(y[i]) - wanted).abs() < 1e-5, "{order} × {power}: {} {wanted}", y[i]);
+                }
+            }
+        }
+        for (n, len) in [(12, 8), (12, 25), (0, 0), (24, 16), (1 << 40, 4)] {
+            assert!(Form::Core(vec![0.0; len].into()).plan(n, false).is_err(), "{n} {len}");
         }
     }
 

@@ -207,6 +207,10 @@ impl Codec for Int {
             && matches!(self.offset, Offset::Symmetric(zero) if self.bits < 8 || zero == 128)
     }
 
+    fn divides(&self) -> bool {
+        self.divisor > 1
+    }
+
     fn integers(&self, packed: &Packed, row: usize, out: &mut [i32]) -> Option<f32> {
         let Offset::Symmetric(zero) = self.offset else { return None };
         let codes = packed.field(0, row);

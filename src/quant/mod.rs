@@ -24,6 +24,7 @@ pub mod e8p;
 pub mod fp8;
 pub mod grid;
 pub mod hadamard;
+pub mod hyb;
 pub mod int;
 pub mod kquant;
 pub mod lookup;
@@ -68,6 +69,7 @@ pub static CODECS: &[&Family] = &[
     &codebook::FAMILY,
     &e8p::FAMILY,
     &trellis::FAMILY,
+    &hyb::FAMILY,
 ];
 
 /// How an item is to be understood.
@@ -309,6 +311,11 @@ pub trait Codec: Debug + Send + Sync + 'static {
     /// Whether weights are integers of −128…127 with one scale a row, which products with
     /// [8-bit activations](activations::ActivationCode::Int8) need; its WGSL then has `codes32` and `row_scale`.
     fn has_integers(&self) -> bool {
+        false
+    }
+
+    /// Whether the scale of a row is a quotient, which WGSL may round otherwise.
+    fn divides(&self) -> bool {
         false
     }
 

@@ -465,10 +465,99 @@ fn spqr_with_outliers() {
     assert!(error.contains("beta1 32"), "{error}");
 }
 
+/// Quanto in so many bits: groups of 32 inputs below 8 bits.
+fn quanto(bits: usize) -> Crafted {
+    let rng = &mut StdRng::seed_from_u64(11);
+    let (mut file, mut weights) = (Container::default(), Weights::new());
+    file.rest(rng, &mut weights);
+    for (name, rows, cols) in LAYERS {
+        let name = format!("model.layers.0.{name}");
+        let codes: Vec<u8> = (0..rows * cols).map(|_| rng.random::<u8>() >> (8 - bits)).collect();
+        let group = if bits == 8 { cols } else { 32 };
+        let groups = rows * cols / group;
+        let (scales, shifts) = (random(rng, groups), random(rng, groups));
+        let weight = |i: usize| match bits {
+            8 => (f64::from(codes[i] as i8) * f64::from(scales[i / group])) as f32,
+            _ => (f64::from(codes[i]) * f64::from(scales[i / group]) - f64::from(shifts[i / group])) as f32,
+        };
+        weights.insert(name.clone(), (0..rows * cols).map(weight).collect());
+        file.halves(&format!("{name}.weight._scale"), &[groups, 1], &scales);
+        if bits == 8 {
+            file.add(&format!("{name}.weight._data"), "I8", &[rows, cols], codes);
+        } else {
+            let slice = rows * cols * bits / 8;
+            let byte = |i: usize| (0..8 / bits).fold(0, |byte, s| byte | codes[s * slice + i] << (s * bits));
+            let bytes = (0..slice).map(byte).collect();
+            file.add(&format!("{name}.weight._data._data"), "U8", &[groups * bits / 8, group], bytes);
+            file.halves(&format!("{name}.weight._shift"), &[groups, 1], &shifts);
+        }
+        file.floats(&format!("{name}.input_scale"), &[], &[1.0]);
+        file.floats(&format!("{name}.output_scale"), &[], &[1.0]);
+    }
+    Crafted { config: config(""), bytes: file.bytes(), weights }
+}
+
+#[test]
+fn quanto_of_every_width() {
+    for bits in [8, 4, 2] {
+        quanto(bits).verify();
+    }
+    let model = quanto(4);
+    for (from, to, says) in [
+        ("q_proj.weight._shift", "q_proj.weight._zhift", "no use for"),
+        ("q_proj.weight._data._data", "q_proj.weight._data._dato", "no reader knows module"),
+    ] {
+        let mut bytes = model.bytes.clone();
+        let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        let checkpoint = model.open(bytes).unwrap();
+        let error = load_all(&checkpoint, BUDGETS[0]).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(says), "{says}: {error}");
+    }
+}
+
+/// torchao's integers in bytes: a scale a row, or groups of 32 inputs with zero points; `packed`: two in a byte.
+fn torchao(groups: bool, packed: bool) -> Crafted {
+    let rng = &mut StdRng::seed_from_u64(12);
+    let (mut file, mut weights) = (Container::default(), Weights::new());
+    file.rest(rng, &mut weights);
+    for (name, rows, cols) in LAYERS {
+        let name = format!("model.layers.0.{name}");
+        let codes: Vec<u8> = (0..rows * cols).map(|_| rng.random()).collect();
+        let group = if groups { 32 } else { cols };
+        let count = rows * cols / group;
+        let scales = random(rng, count);
+        let zeros: Vec<u8> = (0..count).map(|_| if groups { rng.random() } else { 0 }).collect();
+        let weight = |i: usize| {
+            let difference = i32::from(codes[i] as i8) - i32::from(zeros[i / group] as i8);
+            (f64::from(difference) * f64::from(scales[i / group])) as f32
+        };
+        weights.insert(name.clone(), (0..rows * cols).map(weight).collect());
+        let (shape, bytes) =
+            if packed { ([rows, cols / 2], codes[1..].to_vec()) } else { ([rows, cols], codes) };
+        let bytes = if packed { bytes[..rows * cols / 2].to_vec() } else { bytes };
+        file.add(&format!("{name}._weight_qdata"), "I8", &shape, bytes);
+        file.halves(&format!("{name}._weight_scale"), &[rows, cols / group], &scales);
+        if groups {
+            file.add(&format!("{name}._weight_zero_point"), "I8", &[rows, cols / group], zeros);
+        }
+    }
+    let settings = r#","quantization_config":{"quant_method":"torchao","quant_type":{"default":{}}}"#;
+    Crafted { config: config(settings), bytes: file.bytes(), weights }
+}
+
+#[test]
+fn torchao_in_bytes() {
+    torchao(false, false).verify();
+    torchao(true, false).verify();
+    let error = error_of(&torchao(true, true));
+    assert!(error.contains("packed integers of torchao") && error.contains("a byte each"), "{error}");
+}
+
 /// Methods that nobody reads here are refused by their name, whatever the tensors look like.
 #[test]
 fn other_methods_are_named() {
-    for method in ["vptq", "quanto", "torchao", "eetq", "higgs", "quark", "fp_quant"] {
+    for method in ["vptq", "eetq", "higgs", "quark", "fp_quant"] {
         let config = config(&format!(r#","quantization_config":{{"quant_method":"{method}"}}"#));
         let error = error_of(&Crafted { config, ..hqq(4, 32, true) });
         assert!(error.contains(&format!("unsupported quantization method {method}")), "{error}");
@@ -501,11 +590,13 @@ proptest! {
     /// A damaged model gives weights or an error.
     #[test]
     fn damaged_codes_do_not_panic(
-        which in 0..6usize,
+        which in 0..8usize,
         flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
     ) {
-        thread_local!(static MODELS: [Crafted; 6] =
-            [hqq(3, 32, true), hqq(1, 64, true), exl2(true), exl2(false), bitnet("bitlinear", 3), spqr()]);
+        thread_local!(static MODELS: [Crafted; 8] = [
+            hqq(3, 32, true), hqq(1, 64, true), exl2(true), exl2(false), bitnet("bitlinear", 3), spqr(), quanto(4),
+            torchao(true, false),
+        ]);
         MODELS.with(|models| {
             let model = &models[which];
             let mut bytes = model.bytes.clone();

@@ -1,6 +1,7 @@
 //! Small models made on the spot, one of every format: their weights against the formula of the format, written
 //! down once more; and their bytes, damaged in every way that chance finds, against panics.
 
+use super::transformed::Qtip;
 use super::*;
 use halfbyte::checkpoint::Files;
 use halfbyte::checkpoint::source::{Bytes, Source};
@@ -555,6 +556,11 @@ fn all() -> Vec<Crafted> {
     let mut all = vec![plain(), quip(QUIP), bitsandbytes(false, "U8"), bitsandbytes(true, "U8")];
     all.extend([aqlm(2, 8, 1, 8), aqlm(1, 9, 2, 16)]);
     all.extend([quip(Quip { extras: true, ..RVQ4B }), quip(RVQ3B), super::transformed::exl3()]);
+    all.extend([
+        super::transformed::qtip(&Qtip("quantlut_sym", 3)),
+        super::transformed::qtip(&Qtip("1mad", 2)),
+        super::transformed::quip_for_all("E8P12RVQ3B"),
+    ]);
     all.extend([
         gptq(4, 32, false, true, true),
         gptq(3, 64, false, false, false),

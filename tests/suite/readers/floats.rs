@@ -90,7 +90,12 @@ fn fp8(dtype: &str, high: usize, wide: usize, scale: &str, name: &str, quantizat
         };
         let (limit, bits) = if dtype == "F8_E4M3" { (127, (4, 3)) } else { (124, (5, 2)) };
         let codes = codes(rng, rows * cols, limit);
-        file.add(&format!("{module}.weight"), dtype, &[rows, cols], codes.clone());
+        let weight = match name {
+            "weight._scale" => "weight._data",  // Quanto
+            "_weight_scale" => "_weight_qdata", // torchao
+            _ => "weight",
+        };
+        file.add(&format!("{module}.{weight}"), dtype, &[rows, cols], codes.clone());
         if quantization.contains("static") {
             file.floats(&format!("{module}.input_scale"), &[], &[0.5]);
         }
@@ -207,6 +212,14 @@ fn fp8_of_every_scale() {
         fp8(dtype, 1, FFN, "F32", "weight_scale", r#""quant_method":"fbgemm_fp8""#).verify();
         fp8(dtype, FFN, FFN, "F32", "weight_scale", r#""quant_method":"fp8","activation_scheme":"static""#)
             .verify();
+    }
+    for (name, settings, format) in
+        [("weight._scale", "", "Quanto qfloat8"), ("_weight_scale", r#""quant_method":"torchao""#, "torchao")]
+    {
+        let mut model = fp8("F8_E4M3", 1, FFN, "F32", name, settings);
+        model.config = model.config.replace(r#","quantization_config":{}"#, "");
+        model.verify();
+        assert_eq!(model.open(model.bytes.clone()).unwrap().format_name(), format);
     }
     let model = blocks("F32");
     let checkpoint = model.open(model.bytes.clone()).unwrap();
