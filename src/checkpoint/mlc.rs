@@ -28,6 +28,7 @@ pub(crate) const CONFIG: &str = "mlc-chat-config.json";
 /// The directory of tensors, the newer name first.
 pub(crate) const DIRECTORIES: [&str; 2] = ["tensor-cache.json", "ndarray-cache.json"];
 /// How the names of weight files begin.
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) const SHARD: &str = "params_shard_";
 
 /// Number formats, in TVM's spelling and in that of safetensors.

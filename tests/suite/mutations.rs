@@ -162,7 +162,7 @@ const MUTATIONS: &[Mutation] = &[
         "vec4(4u * BITS, 4u * BITS, 0u, 0u)",
         "vec4(3u * BITS, 3u * BITS, 0u, 0u)",
         "matmul",
-        "hyb4",
+        "hyb3",
     ),
     mutation("kernels/top_k.wgsl", "if (key(i) > border)", "if (key(i) >= border)", "top_k", ""),
     mutation("kernels/argmax.wgsl", "other_at < best_at[lane.x]", "other_at > best_at[lane.x]", "argmax", ""),

@@ -12,6 +12,7 @@ import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, write
 import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { brotliCompressSync, constants } from 'node:zlib';
+import { transformSync } from 'esbuild';
 
 const WEB = dirname(dirname(fileURLToPath(import.meta.url)));
 const ROOT = dirname(WEB);
@@ -91,11 +92,11 @@ const files = (folder) =>
   readdirSync(folder, { withFileTypes: true }).flatMap((entry) =>
     entry.isDirectory() ? files(join(folder, entry.name)) : join(folder, entry.name));
 
-/** Takes whole-line comments out of the scripts of dist/: what is there is downloaded, what is here is read. */
+/** Minifies the scripts and styles of dist/: what is there is downloaded, what is here is read. */
 function lean() {
-  const comments = /^[ \t]*(\/\*(?:(?!\*\/)[^])*\*\/|\/\/.*)[ \t]*\n/gm;
-  for (const path of files(DIST).filter((path) => path.endsWith('.js'))) {
-    writeFileSync(path, readFileSync(path, 'utf8').replace(comments, ''));
+  for (const path of files(DIST).filter((path) => /\.(js|css)$/.test(path))) {
+    const options = { loader: path.endsWith('.css') ? 'css' : 'js', minify: true, legalComments: 'none' };
+    writeFileSync(path, transformSync(readFileSync(path, 'utf8'), options).code);
   }
 }
 
