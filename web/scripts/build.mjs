@@ -74,7 +74,7 @@ function core({ optimize }) {
   const bound = join(PACKAGE, 'halfbyte_core_bg.wasm');
   const features = ['simd', 'bulk-memory', 'bulk-memory-opt', 'nontrapping-float-to-int', 'sign-ext', 'mutable-globals', 'reference-types', 'multivalue', 'extended-const'];
   const flags = features.map((feature) => `--enable-${feature}`);
-  run(process.execPath, [join(WEB, 'node_modules/binaryen/bin/wasm-opt'), bound, '-o', bound, '-Oz', '--strip-debug', '--strip-producers', ...flags]);
+  run(process.execPath, [join(WEB, 'node_modules/binaryen/bin/wasm-opt'), bound, '-o', bound, '--flatten', '--rereloop', '-O2', '-O2', '--strip-debug', '--strip-producers', ...flags]);
 }
 
 /** The package's scripts, its model, and the page. */
