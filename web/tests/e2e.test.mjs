@@ -384,7 +384,7 @@ function inBrowser(name) {
     test('a download that is cancelled goes on where it stopped', async () => {
       await page.fails(async () => {
         await page.request('tales/tale');
-        await page.wait('half of the download', () => document.querySelector('#progress').dataset.stage === 'download' && document.querySelector('#progress-bar').value > 0.5);
+        await page.wait('most of the download', () => document.querySelector('#progress').dataset.stage === 'download' && document.querySelector('#progress-bar').value > 0.75);
         await page.click('#cancel');
       }, 'Aborted', /goes on there/);
       const [model] = (await page.cached()).filter(({ complete }) => !complete);
