@@ -513,35 +513,6 @@ pub(crate) fn attention_module(head_dim: usize, cache: CacheFormat, capabilities
     with_reduction(module, capabilities)
 }
 
-/// Lanes of a workgroup of [`attention_rows_module`], each with a token of its own.
-const ATTENTION_TOKENS: u32 = 32;
-
-/// The same for adapters that are CPUs, over a cache that is not transformed.
-pub(crate) fn attention_rows_module(head_dim: usize, cache: CacheFormat) -> Module {
-    let kernel = "kernels/attention_rows.wgsl";
-    let mut module = cache_module("attention_rows", kernel, head_dim, false, cache, 1);
-    module.parts.push("lib/tanh.wgsl");
-    module.constants.push(("LANES", ATTENTION_TOKENS.into()));
-    module
-}
-
-/// Whether a lane has a token of its own, as barriers are dear on a CPU; its loops must not turn too often for llvmpipe.
-fn attends_by_rows(
-    head_dim: usize,
-    cache: &Cache,
-    window: Option<usize>,
-    capabilities: &Capabilities,
-) -> bool {
-    let turns = cache.context.min(window.unwrap_or(usize::MAX)).saturating_mul(head_dim / 8 + 1);
-    let fits = has_quads(head_dim) && cache.format.hadamard(head_dim) == 1;
-    capabilities.software && fits && turns < 65_000
-}
-
-/// Whether a head is a number of four vectors.
-fn has_quads(head_dim: usize) -> bool {
-    head_dim.is_multiple_of(16)
-}
-
 /// How the attention of a decode step is cut up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DecodeAttention {
@@ -973,32 +944,20 @@ fn lower_one<'a>(
                 grid: Grid::each(heads.heads + 2 * heads.kv_heads, Rows::Tokens),
             });
         }
-        Op::Attention { heads, qkv, cache, window, sinks, out, .. } => {
-            let (module, grid) = match attends_by_rows(heads.head_dim, cache, *window, capabilities) {
-                true => (
-                    attention_rows_module(heads.head_dim, cache.format),
-                    Grid(Count::Fixed(heads.heads as u32), Count::Rows(Rows::Tokens, ATTENTION_TOKENS)),
-                ),
-                false => (
-                    attention_module(heads.head_dim, cache.format, capabilities),
-                    Grid::each(heads.heads, Rows::Tokens),
-                ),
-            };
-            all.push(Lowered {
-                module,
-                buffers: vec![
-                    (0, unused),
-                    (1, or_unused(sinks)?),
-                    (4, qkv.gpu()?),
-                    (5, out.gpu()?),
-                    (6, step.gpu()?),
-                    (7, cache.keys.gpu()?),
-                    (8, cache.values.gpu()?),
-                ],
-                params: heads_params(op),
-                grid,
-            });
-        }
+        Op::Attention { heads, qkv, cache, sinks, out, .. } => all.push(Lowered {
+            module: attention_module(heads.head_dim, cache.format, capabilities),
+            buffers: vec![
+                (0, unused),
+                (1, or_unused(sinks)?),
+                (4, qkv.gpu()?),
+                (5, out.gpu()?),
+                (6, step.gpu()?),
+                (7, cache.keys.gpu()?),
+                (8, cache.values.gpu()?),
+            ],
+            params: heads_params(op),
+            grid: Grid::each(heads.heads, Rows::Tokens),
+        }),
         Op::Glu { rows, activation, x, gate, up, out } => {
             let columns = [out.cols, x.cols, *gate, up.unwrap_or(0)].map(|n| n as u32);
             all.push(Lowered {
@@ -1258,9 +1217,6 @@ fn modules(every_slot: bool) -> Vec<Module> {
         for (head_dim, cache) in CacheFormat::ALL.into_iter().flat_map(sizes) {
             let suffix = format!(" {head_dim} {}{reduction}", cache.name());
             add(suffix.clone(), attention_module(head_dim, cache, &capabilities));
-            if subgroups.is_none() && has_quads(head_dim) && cache.hadamard(head_dim) == 1 {
-                add(suffix.clone(), attention_rows_module(head_dim, cache));
-            }
             for (group, normed, shares) in [(1, false, 1), (1, true, 16), (3, false, 5), (3, true, 1)] {
                 let lanes = if subgroups.is_some() && group == 1 && head_dim <= 128 { 32 } else { LANES };
                 let plan = DecodeAttention { head_dim, group, normed, cache, shares, lanes };
