@@ -1266,8 +1266,8 @@ fn modules(every_slot: bool) -> Vec<Module> {
         for (runs, run) in hadamard::mixes(LARGEST_HADAMARD).into_iter().filter(|_| !before) {
             add(format!(" {runs} × {run}{suffix}"), mix_module(runs, run, false, after, added));
         }
-        if !before {
-            add(format!(" 43 × 256 dense{suffix}"), mix_module(43, 256, true, after, added));
+        for (order, length) in [(7, 64), (43, 256)].into_iter().filter(|_| !before) {
+            add(format!(" {order} × {length} dense{suffix}"), mix_module(order, length, true, after, added));
         }
     }
     all
