@@ -31,14 +31,23 @@ impl DiskCache {
         Some(Self { cache, file })
     }
 
-    /// Writes what has been compiled so far; a reader sees the old file or the new one.
+    /// Writes what has been compiled so far, unless the file has it.
     pub(crate) fn save(&self) -> io::Result<()> {
         let Some(data) = self.cache.get_data() else { return Ok(()) };
-        if let Some(folder) = self.file.parent() {
-            fs::create_dir_all(folder)?;
+        let bytes = [Sha256::digest(&data).as_slice(), &data].concat();
+        if fs::read(&self.file).is_ok_and(|kept| kept == bytes) {
+            return Ok(());
         }
-        let part = self.file.with_extension(format!("{}.part", std::process::id()));
-        fs::write(&part, [Sha256::digest(&data).as_slice(), &data].concat())?;
-        fs::rename(&part, &self.file).inspect_err(|_| drop(fs::remove_file(&part)))
+        replace(&self.file, &bytes)
     }
+}
+
+/// Writes a file and its folder; a reader sees the old file or the new one.
+pub(super) fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let part = file.with_extension(format!("{}.part", std::process::id()));
+    let written = fs::write(&part, bytes).and_then(|()| fs::rename(&part, file));
+    written.inspect_err(|_| drop(fs::remove_file(&part)))
 }

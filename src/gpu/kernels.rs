@@ -120,6 +120,15 @@ impl Tuning {
         }
     }
 
+    /// The same with `spread` in its place.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn with(self, spread: Spread) -> Self {
+        match spread {
+            Spread::Matvec { .. } => Self { decode: spread, ..self },
+            _ => Self { prefill: spread, ..self },
+        }
+    }
+
     /// All that may turn out to be fastest, the class's own first.
     #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn candidates(capabilities: &Capabilities) -> (Vec<Spread>, Vec<Spread>) {

@@ -4,8 +4,9 @@
 //! should share a row. A candidate replaces the class's own choice where it is faster by more than [`MARGIN`].
 
 use super::context::{Capabilities, Context};
+use super::disk_cache::replace;
 use super::fuse::Fused;
-use super::kernels::{Spare, Spread, Tuning, lower};
+use super::kernels::{Spare, Tuning, lower};
 use super::recorder::GpuRecording;
 use crate::device::{Device, Tensor};
 use crate::error::Result;
@@ -13,10 +14,10 @@ use crate::ops::{Op, Rows, STEP_HEADER, Step, Tokens};
 use crate::quant::int::{Int, Offset};
 use crate::quant::{Kind, Shape};
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
-use std::{fs, io};
 
 /// Name of the file.
 const FILE: &str = "tuning.json";
@@ -51,7 +52,8 @@ impl Context {
                 starting();
                 let tuning = measure(&self).await?;
                 remembered.insert(key, tuning);
-                let _ = write(&file, &remembered); // without it the next start measures again, nothing else
+                // Without it the next start measures again, nothing else.
+                let _ = serde_json::to_vec_pretty(&remembered).map(|bytes| replace(&file, &bytes));
                 tuning
             }
         };
@@ -71,16 +73,6 @@ impl Context {
             env!("CARGO_PKG_VERSION")
         )
     }
-}
-
-/// A reader sees the old file or the new one.
-fn write(file: &Path, remembered: &Remembered) -> io::Result<()> {
-    if let Some(folder) = file.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    let part = file.with_extension(format!("{}.part", std::process::id()));
-    fs::write(&part, serde_json::to_vec_pretty(remembered)?)?;
-    fs::rename(&part, file).inspect_err(|_| drop(fs::remove_file(&part)))
 }
 
 /// The fastest of all candidates, on a matrix of 4-bit codes in groups of 32.
@@ -107,10 +99,7 @@ async fn measure(context: &Context) -> Result<Tuning> {
         let op = Op::Product { rows, matrix, x, int8, permutation, bias, out, offset, add };
         let mut best = f64::INFINITY;
         for spread in candidates {
-            let candidate = match spread {
-                Spread::Matvec { .. } => Tuning { decode: spread, ..tuning },
-                _ => Tuning { prefill: spread, ..tuning },
-            };
+            let candidate = tuning.with(spread);
             let seconds = seconds(context, &op, &step, tokens, candidate).await?;
             // The first is the class's own.
             if best == f64::INFINITY || seconds * MARGIN < best {
@@ -169,12 +158,8 @@ mod tests {
                     let wanted = product(&Device::Cpu, tokens, None).await.expect("the twin runs");
                     for spread in candidates {
                         let own = Tuning::of_class(context.capabilities());
-                        let tuning = match spread {
-                            Spread::Matvec { .. } => Tuning { decode: spread, ..own },
-                            _ => Tuning { prefill: spread, ..own },
-                        };
                         let device = Device::Gpu(context.clone());
-                        let found = product(&device, tokens, Some(tuning)).await.expect("it runs");
+                        let found = product(&device, tokens, Some(own.with(spread))).await.expect("it runs");
                         let error = crate::verify::relative_error(&found, &wanted);
                         assert!(error < 1e-5, "{spread:?}, {tokens} tokens: {error:.1e}");
                     }
