@@ -3,7 +3,7 @@
 //! numbers.
 
 use super::context::Capabilities;
-use super::kernels::{MATMUL_FROM, normed_fits};
+use super::kernels::{DecodeAttention, MATMUL_FROM, normed_fits};
 use crate::device::Tensor;
 use crate::ops::{Op, Rows};
 
@@ -113,13 +113,9 @@ fn glu_of_product(op: &Op, next: &Op) -> bool {
 fn attention_of_rope(op: &Op, next: &Op) -> bool {
     let Op::Rope { heads, qkv, norms, .. } = op else { return false };
     let Op::Attention { heads: own, qkv: rotated, sinks, .. } = next else { return false };
-    let queries = heads.heads / heads.kv_heads.max(1) * heads.head_dim;
     own == heads
         && rotated.is(qkv)
         && qkv.rows < MATMUL_FROM
-        && queries <= MOST_QUERIES
+        && DecodeAttention::fits(heads)
         && !(norms.is_some() && sinks.is_some())
 }
-
-/// Numbers of the queries that share a key/value head, in workgroup memory.
-const MOST_QUERIES: usize = 2048;

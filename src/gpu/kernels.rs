@@ -542,6 +542,14 @@ const ATTENTION_GROUPS: usize = 2048;
 const MOST_SHARES: usize = 64;
 
 impl DecodeAttention {
+    /// Whether a workgroup has memory for all queries of a key/value head: as they are made ready, as they are used,
+    /// their weights; sums and reductions.
+    pub(crate) fn fits(heads: &Heads) -> bool {
+        let (group, lanes) = (heads.heads / heads.kv_heads.max(1), LANES as usize);
+        let bytes = 4 * (2 * group * heads.head_dim + group * lanes + 5 * lanes + 2);
+        bytes <= Capabilities::FLOOR.workgroup_bytes as usize
+    }
+
     fn of(heads: &Heads, normed: bool, cache: &Cache, capabilities: &Capabilities) -> Self {
         // Reductions inside one subgroup need no barrier.
         let alone = capabilities.subgroups.map(|(smallest, _)| smallest);
