@@ -202,8 +202,26 @@ async fn gather(bench: &mut Bench, codec: &Arc<dyn Codec>) -> Result<f64> {
 /// `slots` says which of add, bias and permutation the small shapes use; the large one uses the others. Each codec
 /// gets its own, so that all are seen with few pipelines, whose compilation takes most of the time.
 async fn product(bench: &mut Bench, codec: &Arc<dyn Codec>, tokens: usize, slots: usize) -> Result<f64> {
+    let shapes = shapes(&mut bench.rng);
+    products(bench, codec, &shapes, tokens, slots).await
+}
+
+/// A prompt's product of so many rows that they go by large blocks, which a software adapter has for them.
+async fn wide_product(bench: &mut Bench, codec: &Arc<dyn Codec>, slots: usize) -> Result<f64> {
+    let shape = (bench.rng.random_range(769..800), 4 * bench.rng.random_range(9..=40));
+    let tokens = bench.rng.random_range(25..48);
+    products(bench, codec, &[shape], tokens, !slots).await
+}
+
+async fn products(
+    bench: &mut Bench,
+    codec: &Arc<dyn Codec>,
+    shapes: &[(usize, usize)],
+    tokens: usize,
+    slots: usize,
+) -> Result<f64> {
     let mut worst = 0f64;
-    for (rows, cols) in shapes(&mut bench.rng) {
+    for &(rows, cols) in shapes {
         let slots = if rows < 128 { slots } else { !slots };
         let matrix = bench.matrix(codec, Shape { rows, cols })?;
         let x = bench.random(tokens, cols)?;
@@ -546,9 +564,10 @@ fn heads(rng: &mut StdRng, format: CacheFormat) -> [(usize, usize, usize); 3] {
     [smallest, (kv_heads * group, kv_heads, head_dim), (3, 1, 256)]
 }
 
+/// Heads of 64 channels are some that a software adapter attends to without workgroup memory.
 async fn attention(bench: &mut Bench, format: CacheFormat) -> Result<f64> {
     let mut worst = 0f64;
-    for shape in heads(&mut bench.rng, format) {
+    for shape in heads(&mut bench.rng, format).into_iter().chain([(2, 1, 64)]) {
         let position = bench.rng.random_range(129..200);
         for (position, tokens, window) in
             [(0, 1, None), (3, 5, Some(4)), (position, 2, None), (position, 2, Some(70))]
@@ -962,8 +981,10 @@ pub async fn verify_only(
             let many = async |b: &mut Bench| product_int8(b, &codec, tokens, slots).await;
             run.case("matmul in integers", &name, tolerance, many).await?;
         }
-        // It calls what matvec calls: one member of a family tells of all.
+        // They call what matvec and matmul call: one member of a family tells of all.
         if std::mem::replace(&mut family, codec.family().name) != codec.family().name {
+            let wide = async |b: &mut Bench| wide_product(b, &codec, slots).await;
+            run.case("wide matmul", &name, TOLERANCE_F32, wide).await?;
             let experts = async |b: &mut Bench| expert_product(b, &codec).await;
             run.case("expert_product", &name, TOLERANCE_F32, experts).await?;
             for (kernel, fused) in [

@@ -70,8 +70,8 @@ pub(crate) enum Spread {
     Matvec { tiles: u32, split: u32, x: XSource },
     /// Many tokens, by tiles of 64 rows × 4·`high` tokens in workgroup memory.
     Tiles { high: u32 },
-    /// Many tokens: a lane owns `rows` rows × `tokens` tokens.
-    Rows { rows: u32, tokens: u32, x: XSource },
+    /// Many tokens: a lane owns `rows` rows × 8·`eights` tokens.
+    Rows { rows: u32, eights: u32, x: XSource },
 }
 
 /// Lanes of a GPU that share a row of so many columns, in workgroups of at most so many: each has two units or more.
@@ -106,7 +106,7 @@ impl Tuning {
             true => {
                 let x = if has_wide_subgroups(capabilities) { XSource::Subgroup } else { XSource::Lane };
                 let prefill = match x {
-                    XSource::Subgroup => Spread::Rows { rows: 8, tokens: 8, x },
+                    XSource::Subgroup => WIDE_ROWS,
                     // Small subgroups are those of SwiftShader, whose loops are not unrolled; none at all is GL, whose
                     // compiler takes many seconds for a block of rows × tokens.
                     XSource::Lane => Spread::Tiles { high: 8 },
@@ -156,9 +156,13 @@ fn has_wide_subgroups(capabilities: &Capabilities) -> bool {
     capabilities.subgroups.is_some_and(|(smallest, _)| smallest >= 8)
 }
 
+/// For matrices of many rows, and for others. The large block takes a compiler longer than the small one.
+const WIDE_ROWS: Spread = Spread::Rows { rows: 24, eights: 3, x: XSource::Subgroup };
+const NARROW_ROWS: Spread = Spread::Rows { rows: 8, eights: 1, x: XSource::Subgroup };
+
 impl Spread {
     /// All that [`Spread::choose`] returns.
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Spread::Matvec { tiles: 1, split: 1, x: XSource::Lane },
         Spread::Matvec { tiles: 4, split: 1, x: XSource::Lane },
         Spread::Matvec { tiles: 1, split: 1, x: XSource::Subgroup },
@@ -169,7 +173,8 @@ impl Spread {
         Spread::Matvec { tiles: 1, split: 16, x: XSource::Lane },
         Spread::Tiles { high: 8 },
         Spread::Tiles { high: 16 },
-        Spread::Rows { rows: 8, tokens: 8, x: XSource::Subgroup },
+        NARROW_ROWS,
+        WIDE_ROWS,
     ];
 
     /// Those of them that a norm before the product or a gated activation after it is tested with.
@@ -190,6 +195,7 @@ impl Spread {
         if tokens >= MATMUL_FROM {
             return match prefill {
                 Spread::Tiles { high } => Spread::Tiles { high: if tokens <= 32 { 8 } else { high } },
+                WIDE_ROWS if shape.rows < WIDE_ROWS.block().0 => NARROW_ROWS,
                 other => other,
             };
         }
@@ -200,11 +206,11 @@ impl Spread {
     }
 
     /// Rows and tokens that a workgroup works on.
-    fn block(self) -> (usize, u32) {
+    const fn block(self) -> (usize, u32) {
         match self {
             Spread::Matvec { tiles, .. } => (TILE * tiles as usize, 1),
             Spread::Tiles { high } => (2 * TILE, 4 * high),
-            Spread::Rows { rows, tokens, .. } => (TILE * rows as usize, tokens),
+            Spread::Rows { rows, eights, .. } => (TILE * rows as usize, 8 * eights),
         }
     }
 }
@@ -314,9 +320,8 @@ impl ProductSlots {
                 module.constants.push(("HIGH", high.into()));
                 None
             }
-            Spread::Rows { rows, tokens, x } => {
-                let block = [("BLOCK_ROWS", Constant::U32(rows)), ("BLOCK_TOKENS", Constant::U32(tokens))];
-                module.constants.extend(block);
+            Spread::Rows { rows, eights, x } => {
+                module.constants.extend([("BLOCK_ROWS", Constant::U32(rows)), ("EIGHTS", eights.into())]);
                 Some(x)
             }
         };
@@ -512,7 +517,10 @@ pub(crate) fn rope_module(
     cache: CacheFormat,
     capabilities: &Capabilities,
 ) -> Module {
-    with_reduction(cache_module("rope", "kernels/rope.wgsl", head_dim, normed, cache, 1), capabilities)
+    let module = cache_module("rope", "kernels/rope.wgsl", head_dim, normed, cache, 1);
+    // A CPU runs the subgroups of a workgroup in turn, from barrier to barrier: one alone has none to wait for.
+    let lanes = if has_wide_subgroups(capabilities) && capabilities.software { 8 } else { LANES };
+    with_reduction_of(lanes, module, capabilities)
 }
 
 /// Attention over the cache.
@@ -520,6 +528,35 @@ pub(crate) fn attention_module(head_dim: usize, cache: CacheFormat, capabilities
     let mut module = cache_module("attention", "kernels/attention.wgsl", head_dim, false, cache, 1);
     module.parts.push("lib/tanh.wgsl");
     with_reduction(module, capabilities)
+}
+
+/// Lanes of a workgroup of [`attention_rows_module`], each with a token of its own.
+const ATTENTION_TOKENS: u32 = 32;
+
+/// The same for adapters that are CPUs, over a cache that is not transformed.
+pub(crate) fn attention_rows_module(head_dim: usize, cache: CacheFormat) -> Module {
+    let kernel = "kernels/attention_rows.wgsl";
+    let mut module = cache_module("attention_rows", kernel, head_dim, false, cache, 1);
+    module.parts.push("lib/tanh.wgsl");
+    module.constants.push(("LANES", ATTENTION_TOKENS.into()));
+    module
+}
+
+/// Whether a lane has a token of its own, as barriers are dear on a CPU. Larger heads take its compiler many seconds, and
+/// llvmpipe ends a lane's loops after 65535 turns: one a position, and one for sixteen channels of its key and value.
+fn attends_by_rows(
+    head_dim: usize,
+    cache: &Cache,
+    window: Option<usize>,
+    capabilities: &Capabilities,
+) -> bool {
+    let turns = cache.context.min(window.unwrap_or(usize::MAX)).saturating_mul(head_dim / 8 + 1);
+    capabilities.software && suits_rows(head_dim, cache.format) && turns < 65_000
+}
+
+/// Whether a head is few vectors, four at a time, and stored as it is.
+fn suits_rows(head_dim: usize, format: CacheFormat) -> bool {
+    head_dim.is_multiple_of(16) && head_dim <= 128 && format.hadamard(head_dim) == 1
 }
 
 /// How the attention of a decode step is cut up.
@@ -961,20 +998,32 @@ fn lower_one<'a>(
                 grid: Grid::each(heads.heads + 2 * heads.kv_heads, Rows::Tokens),
             });
         }
-        Op::Attention { heads, qkv, cache, sinks, out, .. } => all.push(Lowered {
-            module: attention_module(heads.head_dim, cache.format, capabilities),
-            buffers: vec![
-                (0, unused),
-                (1, or_unused(sinks)?),
-                (4, qkv.gpu()?),
-                (5, out.gpu()?),
-                (6, step.gpu()?),
-                (7, cache.keys.gpu()?),
-                (8, cache.values.gpu()?),
-            ],
-            params: heads_params(op),
-            grid: Grid::each(heads.heads, Rows::Tokens),
-        }),
+        Op::Attention { heads, qkv, cache, window, sinks, out, .. } => {
+            let (module, grid) = match attends_by_rows(heads.head_dim, cache, *window, capabilities) {
+                true => (
+                    attention_rows_module(heads.head_dim, cache.format),
+                    Grid(Count::Fixed(heads.heads as u32), Count::Rows(Rows::Tokens, ATTENTION_TOKENS)),
+                ),
+                false => (
+                    attention_module(heads.head_dim, cache.format, capabilities),
+                    Grid::each(heads.heads, Rows::Tokens),
+                ),
+            };
+            all.push(Lowered {
+                module,
+                buffers: vec![
+                    (0, unused),
+                    (1, or_unused(sinks)?),
+                    (4, qkv.gpu()?),
+                    (5, out.gpu()?),
+                    (6, step.gpu()?),
+                    (7, cache.keys.gpu()?),
+                    (8, cache.values.gpu()?),
+                ],
+                params: heads_params(op),
+                grid,
+            });
+        }
         Op::Glu { rows, activation, x, gate, up, out } => {
             let columns = [out.cols, x.cols, *gate, up.unwrap_or(0)].map(|n| n as u32);
             all.push(Lowered {
@@ -1234,6 +1283,9 @@ fn modules(every_slot: bool) -> Vec<Module> {
         for (head_dim, cache) in CacheFormat::ALL.into_iter().flat_map(sizes) {
             let suffix = format!(" {head_dim} {}{reduction}", cache.name());
             add(suffix.clone(), attention_module(head_dim, cache, &capabilities));
+            if subgroups.is_none() && suits_rows(head_dim, cache) {
+                add(suffix.clone(), attention_rows_module(head_dim, cache));
+            }
             for (group, normed, shares) in [(1, false, 1), (1, true, 16), (3, false, 5), (3, true, 1)] {
                 let lanes = if subgroups.is_some() && group == 1 && head_dim <= 128 { 32 } else { LANES };
                 let plan = DecodeAttention { head_dim, group, normed, cache, shares, lanes };
@@ -1243,8 +1295,14 @@ fn modules(every_slot: bool) -> Vec<Module> {
                     add(suffix, plan.sum_module());
                 }
             }
-            add(suffix.clone(), rope_module(head_dim, false, cache, &capabilities));
-            add(format!("{suffix} normed"), rope_module(head_dim, true, cache, &capabilities));
+            let cpu = Capabilities { software: true, subgroups: Some((8, 8)), ..Capabilities::FLOOR };
+            for normed in [false, true] {
+                let suffix = format!("{suffix} normed {normed}");
+                add(suffix.clone(), rope_module(head_dim, normed, cache, &capabilities));
+                if subgroups.is_some() {
+                    add(format!("{suffix}, of a CPU"), rope_module(head_dim, normed, cache, &cpu));
+                }
+            }
         }
     }
     for bits in 0..8u32 {

@@ -40,6 +40,7 @@ parts![
     "codecs/trellis.wgsl",
     "kernels/argmax.wgsl",
     "kernels/attention.wgsl",
+    "kernels/attention_rows.wgsl",
     "kernels/attention_shares.wgsl",
     "kernels/combine.wgsl",
     "kernels/decode_attention.wgsl",
