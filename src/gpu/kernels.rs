@@ -99,6 +99,11 @@ pub struct Tuning {
 }
 
 impl Tuning {
+    /// Measured, or else that of the class.
+    fn now(capabilities: &Capabilities) -> Self {
+        capabilities.tuning.unwrap_or_else(|| Self::of_class(capabilities))
+    }
+
     /// What is known without measuring.
     pub(crate) fn of_class(capabilities: &Capabilities) -> Self {
         match capabilities.software {
@@ -160,6 +165,11 @@ fn has_wide_subgroups(capabilities: &Capabilities) -> bool {
 const WIDE_ROWS: Spread = Spread::Rows { rows: 24, eights: 3, x: XSource::Subgroup };
 const NARROW_ROWS: Spread = Spread::Rows { rows: 8, eights: 1, x: XSource::Subgroup };
 
+/// Whether matrices of many rows have a kernel of their own.
+pub(crate) fn has_wide_rows(capabilities: &Capabilities) -> bool {
+    Tuning::now(capabilities).prefill == WIDE_ROWS
+}
+
 impl Spread {
     /// All that [`Spread::choose`] returns.
     const ALL: [Self; 12] = [
@@ -190,8 +200,7 @@ impl Spread {
 
     /// For a matrix of `shape`, in a recording of up to `tokens` tokens.
     fn choose(capabilities: &Capabilities, shape: Shape, tokens: usize, gated: bool) -> Self {
-        let Tuning { decode, prefill } =
-            capabilities.tuning.unwrap_or_else(|| Tuning::of_class(capabilities));
+        let Tuning { decode, prefill } = Tuning::now(capabilities);
         if tokens >= MATMUL_FROM {
             return match prefill {
                 Spread::Tiles { high } => Spread::Tiles { high: if tokens <= 32 { 8 } else { high } },

@@ -159,7 +159,6 @@ const common = (page, problems) => ({
   screenshot: (path) => page.screenshot({ path }),
   click: (selector) => page.click(selector),
   type: (selector, text) => page.type(selector, text),
-  press: (key) => page.keyboard.press(key),
   reload: () => page.reload(),
   close: () => page.close(),
 });

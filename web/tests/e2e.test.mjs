@@ -127,6 +127,24 @@ class Page {
     }, prompt);
   }
 
+  /** Does something in the page as soon as there is some text: however busy the machine is, it is still being written. */
+  halfway(what) {
+    return this.evaluate((what) => {
+      const act = {
+        stop: () => document.querySelector('#stop').click(),
+        escape: () => document.body.dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape', bubbles: true })),
+        lose: () => window.halfbyte.model.loseDevice(),
+      }[what];
+      const story = document.querySelector('#story');
+      const observer = new MutationObserver(() => {
+        if (story.textContent.length < 60) return;
+        observer.disconnect();
+        act();
+      });
+      observer.observe(story, { childList: true, characterData: true, subtree: true });
+    }, what);
+  }
+
   /** Has a text written with the form: `{ story, promptTokens, tokens, finishReason, recoveries }`. */
   async write(prompt) {
     await this.begin(prompt);
@@ -263,9 +281,8 @@ function inBrowser(name) {
     });
 
     test('a stop by the button, half-way, leaves a page that writes on rightly', async () => {
+      await page.halfway('stop');
       await page.begin(ONCE, LONG);
-      await page.wait('some text', () => document.querySelector('#story').textContent.length > 60);
-      await page.click('#stop');
       await page.written();
       const { tokens, finishReason } = await page.summary();
       assert.equal(finishReason, 'cancelled');
@@ -275,18 +292,16 @@ function inBrowser(name) {
     });
 
     test('so does Esc', async () => {
+      await page.halfway('escape');
       await page.begin(ONCE, LONG);
-      await page.wait('some text', () => document.querySelector('#story').textContent.length > 60);
-      await page.handle.press('Escape');
       await page.written();
       assert.equal((await page.summary()).finishReason, 'cancelled');
       await page.writesAsNative();
     });
 
     test('a GPU that is lost while the model writes is set up again, and the text is the same', async () => {
+      await page.halfway('lose');
       await page.begin(ONCE, LONG);
-      await page.wait('some text', () => document.querySelector('#story').textContent.length > 60);
-      await page.evaluate(() => window.halfbyte.model.loseDevice());
       const story = await page.written();
       const { tokens, recoveries } = await page.summary();
       assert.deepEqual(tokens, native('embedded', ONCE, LONG).token_ids);
