@@ -15,7 +15,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 mod codes;
-mod crafted;
+pub(crate) mod crafted;
 mod floats;
 mod ggml;
 mod golden;
