@@ -557,7 +557,7 @@ fn torchao_in_bytes() {
 /// Methods that nobody reads here are refused by their name, whatever the tensors look like.
 #[test]
 fn other_methods_are_named() {
-    for method in ["vptq", "eetq", "higgs", "quark", "fp_quant"] {
+    for method in ["eetq", "higgs", "quark", "fp_quant"] {
         let config = config(&format!(r#","quantization_config":{{"quant_method":"{method}"}}"#));
         let error = error_of(&Crafted { config, ..hqq(4, 32, true) });
         assert!(error.contains(&format!("unsupported quantization method {method}")), "{error}");

@@ -554,7 +554,7 @@ fn ggml_block(id: u32, rng: &mut StdRng) -> (Vec<u8>, Vec<f32>) {
 /// One of every kind, for the tests that damage bytes.
 fn all() -> Vec<Crafted> {
     let mut all = vec![plain(), quip(QUIP), bitsandbytes(false, "U8"), bitsandbytes(true, "U8")];
-    all.extend([aqlm(2, 8, 1, 8), aqlm(1, 9, 2, 16)]);
+    all.extend([aqlm(2, 8, 1, 8), aqlm(1, 9, 2, 16), super::vptq::vptq(super::vptq::VPTQ)]);
     all.extend([quip(Quip { extras: true, ..RVQ4B }), quip(RVQ3B), super::transformed::exl3()]);
     all.extend([
         super::transformed::qtip(&Qtip("quantlut_sym", 3)),
