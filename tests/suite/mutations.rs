@@ -45,6 +45,7 @@ const MUTATIONS: &[Mutation] = &[
         "matvec",
         "int8 g64 zeros",
     ),
+    mutation("codecs/int.wgsl", "f32(ZERO), group", "0.0, group", "matvec", "int4 g64 bf16 z8 min"),
     mutation("codecs/int.wgsl", "f.min * sum32(x)", "f.min", "matvec", "int5 g32 min"),
     mutation(
         "lib/planes.wgsl",

@@ -529,6 +529,11 @@ fn quanto_of_every_width() {
     }
     quanto_zeros(4).verify();
     quanto_zeros(2).verify();
+    // A zero point that is no code: the last byte of the file is one of the last layer's.
+    let mut beyond = quanto_zeros(4);
+    *beyond.bytes.last_mut().unwrap() = 16;
+    let error = error_of(&beyond);
+    assert!(error.contains("zero point out of range") && error.contains("_shift"), "{error}");
     let model = quanto(4);
     for (from, to, says) in [
         ("q_proj.weight._shift", "q_proj.weight._zhift", "no use for"),
@@ -628,6 +633,14 @@ fn torchao_in_tiles() {
     let model = torchao_tiles();
     model.verify();
     super::transformed::runs_as_dense(&model, &config(""));
+    // 1024 inputs in groups of 32 become, by another shape of as many pairs, groups of 16.
+    let text = String::from_utf8_lossy(&model.bytes[8..]).into_owned();
+    let from = "\"shape\":[32,64,2]";
+    let at = 8 + text.find(from).unwrap();
+    let mut bytes = model.bytes.clone();
+    bytes[at..at + from.len()].copy_from_slice(b"\"shape\":[64,32,2]");
+    let error = error_of(&Crafted { bytes, ..model });
+    assert!(error.contains("groups of torchao's int4"), "{error}");
 }
 
 /// Methods that nobody reads here are refused by their name, whatever the tensors look like.
