@@ -5,7 +5,7 @@
 //! A layer may stack several modules (q, k, v; gate, up). Stored matrices are fused into one product where codec
 //! and input transform agree; where they do not, each keeps a product of its own and writes its own columns.
 
-use crate::checkpoint::lora::Adapter;
+use crate::checkpoint::lora::{self, Adapter};
 use crate::checkpoint::{InputTransform, OutputTransform, Slice, Sparse, StoredMatrix};
 use crate::device::{Device, Matrix, Tensor};
 use crate::error::{Error, Result};
@@ -65,10 +65,12 @@ struct HadamardSide {
     signs: Tensor,
 }
 
-/// `B·(A·x)`, a scale folded into B.
+/// `B·(A·x)`, a scale folded into B. Of a stack of experts both are stacks.
 struct LowRank {
     a: Arc<Matrix>,
     b: Arc<Matrix>,
+    /// Rows of A, of one expert if there are such.
+    rank: usize,
 }
 
 /// How much a LoRA adapter counts: one for all its terms, which ask for it when they are recorded.
@@ -146,6 +148,12 @@ fn module_name(parent: &str, name: &str) -> String {
     if parent.is_empty() { name.to_owned() } else { format!("{parent}.{name}") }
 }
 
+/// What of a module's name lies between a parent's and its last part: `experts.3`, mostly nothing.
+fn between<'a>(parent: &str, name: &'a str) -> &'a str {
+    let own = name.strip_prefix(parent).and_then(|rest| rest.strip_prefix('.'));
+    own.and_then(|own| own.rsplit_once('.')).map_or("", |(path, _)| path)
+}
+
 /// Whether two stored matrices can share one product.
 fn fusable(a: &StoredMatrix, b: &StoredMatrix) -> bool {
     a.input == b.input
@@ -201,7 +209,8 @@ impl Linear {
             for member in &members {
                 for slice in &member.slices {
                     let rows = slice.rows.start + first_row..slice.rows.end + first_row;
-                    slices.push(Slice { name: slice.name.clone(), rows });
+                    let name = module_name(between(parent, &member.name), &slice.name);
+                    slices.push(Slice { name, rows });
                 }
                 first_row += member.width();
             }
@@ -225,7 +234,13 @@ impl Linear {
         self.slices.iter().map(move |s| module_name(parent, &s.name))
     }
 
-    /// Adds a LoRA adapter's terms, one pair for each group that it touches: A stacked, B block by block.
+    /// Whether these are the modules of experts, `experts.3.up_proj`: each row of x then goes through one of them.
+    fn is_stack(&self) -> bool {
+        self.slices.iter().any(|slice| slice.name.contains('.'))
+    }
+
+    /// Adds a LoRA adapter's terms, one pair for each group that it touches: A stacked, B block by block. Experts have
+    /// such a pair each, those that the adapter leaves alone one of zeros.
     fn adapt(
         &mut self,
         device: &Device,
@@ -233,37 +248,44 @@ impl Linear {
         adapter: &Adapter,
         strength: &Arc<Strength>,
     ) -> Result<()> {
+        let stack = self.is_stack();
         for group in &mut self.groups {
             let rows = group.first_row..group.first_row + group.width;
             let inside = |s: &&Slice| rows.start <= s.rows.start && s.rows.end <= rows.end;
-            let touched: Vec<_> = self
-                .slices
-                .iter()
-                .filter(inside)
-                .filter_map(|s| Some((s, adapter.modules.get(&module_name(parent, &s.name))?)))
-                .collect();
-            let rank: usize = touched.iter().map(|(_, t)| t.rank).sum();
+            let term = |s: &'_ Slice| adapter.modules.get(&module_name(parent, &s.name));
+            let terms: Vec<(&Slice, Option<&lora::LowRank>)> =
+                self.slices.iter().filter(inside).map(|s| (s, term(s))).collect();
+            let together = if stack { 1 } else { terms.len().max(1) };
+            let rank_of = |part: &[(&Slice, Option<&lora::LowRank>)]| -> usize {
+                part.iter().filter_map(|(_, term)| *term).map(|term| term.rank).sum()
+            };
+            let rank = terms.chunks(together).map(rank_of).max().unwrap_or(0);
             if rank == 0 {
                 continue;
             }
             let padded = padded(rank);
-            let (mut a, mut b) = (vec![0f32; padded * self.cols], vec![0f32; rows.len() * padded]);
-            let mut first = 0;
-            for (slice, term) in touched {
-                a[first * self.cols..][..term.a.len()].copy_from_slice(&term.a);
-                for (row, values) in term.b.chunks_exact(term.rank).enumerate() {
-                    let at = (slice.rows.start - rows.start + row) * padded + first;
-                    b[at..at + term.rank].iter_mut().zip(values).for_each(|(b, v)| *b = v * term.scale);
+            let height = if stack { rank.next_multiple_of(TILE_ROWS) } else { padded };
+            let a_rows = terms.len() / together * height;
+            let (mut a, mut b) = (vec![0f32; a_rows * self.cols], vec![0f32; rows.len() * padded]);
+            for (part, terms) in terms.chunks(together).enumerate() {
+                let mut first = 0;
+                for (slice, term) in terms.iter().filter_map(|(slice, term)| Some((slice, (*term)?))) {
+                    a[(part * height + first) * self.cols..][..term.a.len()].copy_from_slice(&term.a);
+                    for (row, values) in term.b.chunks_exact(term.rank).enumerate() {
+                        let at = (slice.rows.start - rows.start + row) * padded + first;
+                        b[at..at + term.rank].iter_mut().zip(values).for_each(|(b, v)| *b = v * term.scale);
+                    }
+                    first += term.rank;
                 }
-                first += term.rank;
             }
             let dense = |label: &str, rows, cols, values: &[f32]| {
                 let items = vec![bytemuck::cast_slice(values).to_vec()];
                 device.dense(label, Plain::new(Kind::F32), Shape { rows, cols }, items).map(Arc::new)
             };
             let term = LowRank {
-                a: dense("lora A", padded, self.cols, &a)?,
+                a: dense("lora A", a_rows, self.cols, &a)?,
                 b: dense("lora B", rows.len(), padded, &b)?,
+                rank: height,
             };
             group.adapters.push((term, strength.clone()));
         }
@@ -277,7 +299,7 @@ impl Linear {
                 || group.output.is_some()
                 || group.activations.is_some();
             let weighed = group.adapters.iter().map(|(_, strength)| strength.by.cols).max().unwrap_or(0);
-            let low = group.side_terms().map(|l| l.a.shape.rows).max().unwrap_or(0);
+            let low = group.side_terms().map(|l| l.rank).max().unwrap_or(0);
             let wide = if between { self.cols.max(group.matrix.shape.rows) } else { 0 };
             ScratchSize { wide: wide.max(weighed), low: low.max(weighed) }
         };
@@ -435,18 +457,20 @@ impl Linear {
 
 impl Linear {
     /// `out[:, offset..offset + n]` = the product with the matrix of each row's own expert, this layer being a stack of
-    /// matrices of `n` rows; `shared` rows of out share one of x.
+    /// matrices of `n` rows; `shared` rows of out share one of x. `low` are two buffers with a row for each of out's, for
+    /// `A·x` of low-rank terms.
     pub fn forward_chosen(
         &self,
         ops: &mut Vec<Op>,
         routes: &Routes,
         (n, shared): (usize, usize),
         x: &Tensor,
-        out: &Tensor,
-        offset: usize,
+        [low, weighed]: &[Tensor; 2],
+        (out, offset): (&Tensor, usize),
     ) -> Result<()> {
         for group in &self.groups {
             let Group { first_row, matrix, input, bias, .. } = group;
+            let first = first_row / n;
             let permutation = match input {
                 Input::Direct => None,
                 Input::Permuted(permutation) => Some(permutation.clone()),
@@ -456,12 +480,12 @@ impl Linear {
                 let error = Error::unsupported("experts with quantized activations");
                 return Err(error.remedy("load it with activations as they are"));
             }
-            if group.output.is_some() || group.sparse.is_some() || group.side_terms().next().is_some() {
+            if group.output.is_some() || group.sparse.is_some() || group.inner.is_some() {
                 return Err(Error::unsupported("experts with transforms of their outputs or side terms"));
             }
             ops.push(Op::ExpertProduct {
                 matrix: matrix.clone(),
-                first: first_row / n,
+                first,
                 n,
                 x: x.clone(),
                 shared,
@@ -470,7 +494,28 @@ impl Linear {
                 routes: routes.clone(),
                 out: out.clone(),
                 offset,
+                add: false,
             });
+            let side_term = |matrix: &Arc<Matrix>,
+                             n,
+                             (x, shared): (&Tensor, usize),
+                             out: &Tensor,
+                             offset,
+                             add| {
+                let (matrix, x, routes, out) = (matrix.clone(), x.clone(), routes.clone(), out.clone());
+                let (permutation, bias) = (None, None);
+                Op::ExpertProduct { matrix, first, n, x, shared, permutation, bias, routes, out, offset, add }
+            };
+            for (side, strength) in group.adapters.iter().filter(|(_, strength)| strength.weight() != 0.0) {
+                ops.push(side_term(&side.a, side.rank, (x, shared), low, 0, false));
+                let mut by_rank = low;
+                if strength.weight() != 1.0 {
+                    let (rows, x) = (Rows::Chosen(routes.ids.cols), low.clone());
+                    ops.push(Op::Scale { rows, x, by: strength.by.clone(), out: weighed.clone() });
+                    by_rank = weighed;
+                }
+                ops.push(side_term(&side.b, n, (by_rank, 1), out, offset, true));
+            }
         }
         Ok(())
     }
@@ -523,7 +568,8 @@ impl Group {
         let inner = match first.low_rank.as_deref() {
             None => None,
             Some([down, up]) => {
-                Some(LowRank { a: load(device, down, staged).await?, b: load(device, up, staged).await? })
+                let (a, b) = (load(device, down, staged).await?, load(device, up, staged).await?);
+                Some(LowRank { a, b, rank: down.rows })
             }
         };
         if let Some(scheme) = first.activations {

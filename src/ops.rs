@@ -230,6 +230,8 @@ pub enum Op {
         out: Tensor,
         /// First column of out.
         offset: usize,
+        /// Add to what is there.
+        add: bool,
     },
     /// The experts with the largest logits, and the softmax of those (`normalized`) or of all at them.
     Route {
@@ -547,7 +549,7 @@ impl Op {
                 (if *add { vec![x, out] } else { vec![x] }, vec![scratch, out], false)
             }
             Op::Scale { x, out, .. } => (vec![x], vec![out], false),
-            Op::ExpertProduct { x, routes, out, .. } => (vec![x, &routes.ids], vec![out], false),
+            Op::ExpertProduct { x, routes, out, add, .. } => (vec![x, &routes.ids], vec![out], *add),
             Op::Route { logits, routes, .. } => (vec![logits], vec![&routes.ids, &routes.weights], false),
             Op::Combine { x, routes, out, add } => (vec![x, &routes.weights], vec![out], *add),
             Op::SoftCap { x, .. } => (vec![x], vec![x], false),

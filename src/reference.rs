@@ -152,7 +152,7 @@ fn run_op(op: &Op, step_tensor: &Tensor, step: &Step) -> Result<()> {
             let values: Vec<f32> = rows(x, step.rows(*which)).chunks_exact(x.cols).flat_map(scaled).collect();
             store(out, 0, by.len(), &values, false);
         }
-        Op::ExpertProduct { matrix, first, n, x, shared, permutation, bias, routes, out, offset } => {
+        Op::ExpertProduct { matrix, first, n, x, shared, permutation, bias, routes, out, offset, add } => {
             let permutation = permutation.as_ref().map(|p| p.cpu().clone());
             let bias = bias.as_ref().map(vector);
             let chosen = routes.ids.cpu()[..step.count() * routes.ids.cols].to_vec();
@@ -166,7 +166,8 @@ fn run_op(op: &Op, step_tensor: &Tensor, step: &Step) -> Result<()> {
                 let part = expert * n..(expert + 1) * n;
                 let products = product(matrix, part, &own, k, permutation.as_deref(), bias.as_deref())?;
                 for (row, products) in at.iter().zip(products.chunks_exact(*n)) {
-                    values[row * out.cols + offset..][..*n].copy_from_slice(products);
+                    let values = values[row * out.cols + offset..][..*n].iter_mut().zip(products);
+                    values.for_each(|(y, product)| *y = if *add { *y + product } else { *product });
                 }
             }
             store(out, 0, out.cols, &values, false);

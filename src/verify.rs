@@ -805,6 +805,7 @@ async fn expert_product(bench: &mut Bench, codec: &Arc<dyn Codec>) -> Result<f64
             routes: Routes { ids: half(&ids), weights: half(&weights) },
             out: half(&out),
             offset: 4,
+            add: first > 0,
         };
         let step = step(0, tokens, |_| 0);
         worst = worst.max(bench.compare(&step, tokens * per_token, &out, &build).await?);

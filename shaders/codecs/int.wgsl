@@ -1,4 +1,4 @@
-// Integers of LOW_BITS + HIGH_BITS + TOP_BITS in groups of GROUP_RUNS runs of 8 columns: w = (q - z)·s, q·s + m, or
+// Integers of LOW_BITS + HIGH_BITS + TOP_BITS in groups of GROUP_RUNS runs of 8 columns: w = (q - z)·s, (q - z)·s + m, or
 // (2q - 1)·s. Sections: codes (low plane), scales, zeros or minima, high plane, top plane.
 // provides: prepare, decode8, dot32, codes32, row_scale    requires: lib/product.wgsl, lib/planes.wgsl
 
@@ -35,7 +35,7 @@ fn affine(row: u32, i: u32) -> Affine {
         return Affine(scale, f32(zero), 0.0);
     }
     if (OFFSET == 2u) {
-        return Affine(scale, 0.0, group_number(P.sections.z, index));
+        return Affine(scale, f32(ZERO), group_number(P.sections.z, index));
     }
     if (OFFSET == 3u) {
         return Affine(scale, group_number(P.sections.z, index), 0.0);

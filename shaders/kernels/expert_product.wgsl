@@ -1,4 +1,4 @@
-// y[r, row] = Σ_k W[e·EXPERT_ROWS + row, k]·x[r / SHARERS, k] + bias[e·EXPERT_ROWS + row], e = ids[r] − FIRST_EXPERT: the
+// y[r, row] (+)= Σ_k W[e·EXPERT_ROWS + row, k]·x[r / SHARERS, k] + bias[e·EXPERT_ROWS + row], e = ids[r] − FIRST_EXPERT: the
 // matrices of experts lie one below the other, and every row of y has an expert of its own. A lane owns a row of the
 // matrix, SPLIT lanes share one; one row of y an id.y of the grid. Rows whose expert is not in this part are left alone.
 // x: [rows / SHARERS, cols], y: [rows, stride].
@@ -40,5 +40,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     if (BIASED) {
         sum += bias[P.first_row + row];
     }
-    y[group.y * P.y_stride + P.y_offset + group.x * 32u + lane.x] = sum;
+    let at = group.y * P.y_stride + P.y_offset + group.x * 32u + lane.x;
+    if (ADD) {
+        sum += y[at];
+    }
+    y[at] = sum;
 }

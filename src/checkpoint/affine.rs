@@ -27,6 +27,8 @@ pub(crate) enum Layout {
     Rows,
     /// `[cols, rows]`
     Cols,
+    /// One of the numbers of pairs, `[cols, rows, 2]`.
+    Pairs(usize),
     /// One number for all.
     One,
 }
@@ -38,12 +40,14 @@ impl Floats {
             Layout::Rows if cols == 1 && tensor.shape == [rows] => {}
             Layout::Rows => tensor.expect_shape(&[rows, cols])?,
             Layout::Cols => tensor.expect_shape(&[cols, rows])?,
+            Layout::Pairs(_) => tensor.expect_shape(&[cols, rows, 2])?,
             Layout::One if tensor.shape.iter().product::<usize>() == 1 => {}
             Layout::One => tensor.expect_shape(&[1])?,
         }
         let width = match layout {
             Layout::Rows => cols,
             Layout::Cols => rows,
+            Layout::Pairs(_) => 2 * rows,
             Layout::One => 1,
         };
         Ok(Self { tensor: tensor.clone(), kind: tensor.expect_float()?, layout, width })
@@ -54,6 +58,7 @@ impl Floats {
         let (lines, part) = match self.layout {
             Layout::Rows => (rows.clone(), cols.clone()),
             Layout::Cols => (cols.clone(), rows.clone()),
+            Layout::Pairs(_) => (cols.clone(), 2 * rows.start..2 * rows.end),
             Layout::One => (0..1, 0..1),
         };
         let size = self.kind.bits() as usize / 8;
@@ -64,6 +69,10 @@ impl Floats {
             Layout::Rows => items,
             Layout::Cols => {
                 (0..part.len()).flat_map(|r| items.iter().skip(r).step_by(part.len())).copied().collect()
+            }
+            Layout::Pairs(which) => {
+                let line = |r: usize| items.iter().skip(2 * r + which).step_by(part.len());
+                (0..rows.len()).flat_map(line).copied().collect()
             }
             Layout::One => items.iter().cycle().take(rows.len() * cols.len()).copied().collect(),
         })
@@ -79,6 +88,8 @@ pub(crate) enum Zeros {
     Each(Ints),
     /// A minimum a group.
     Minima(Floats),
+    /// One zero point for all, and a number a group that is added.
+    Around(u32, Floats),
 }
 
 /// A layer on disk.
@@ -110,6 +121,7 @@ impl Affine {
             Zeros::Same(zero) => Offset::Symmetric(*zero),
             Zeros::Each(_) => Offset::Zero,
             Zeros::Minima(_) => Offset::Min,
+            Zeros::Around(zero, _) => Offset::Around(*zero),
         };
         let run = if groups == 1 { WHOLE_ROW } else { self.group };
         let bits = self.codes.bits() as u32;
@@ -205,7 +217,7 @@ impl PieceSource for Stored {
             match zeros {
                 Zeros::Same(_) => {}
                 Zeros::Each(zeros) => items.push(zeros.read(rows, groups).await?),
-                Zeros::Minima(minima) => items.push(minima.read(rows, groups).await?),
+                Zeros::Minima(added) | Zeros::Around(_, added) => items.push(added.read(rows, groups).await?),
             }
             Ok(Piece { extent: extent.clone(), items })
         })

@@ -3,11 +3,11 @@
 use super::reader::Reader;
 use super::{
     aqlm, autoround, awq, bitnet, bitsandbytes, compressed_tensors, exl2, exl3, fp4, fp8, ggml, gptq, hqq,
-    mlc, plain, qtip, quanto, quip, quip_for_all, spqr, torch_int, torchao,
+    mlc, plain, qtip, quanto, quip, quip_for_all, spqr, torch_int, torchao, vptq,
 };
 use crate::quant::{
     Family, bilevel, codebook, e8p, fp8 as fp8_codec, grid, hyb, int, kquant, lookup, mixed,
-    plain as plain_codec, ternary, trellis,
+    plain as plain_codec, ternary, trellis, vectors,
 };
 
 /// A line of the table. README's is made of these; `inspect --formats` prints them.
@@ -65,8 +65,8 @@ pub static FORMATS: &[Format] = &[
     Format { reader: &quanto::READER, what: "Quanto qint8, qint4, qint2, qfloat8",
         codecs: &[&int::FAMILY, &fp8_codec::FAMILY], transform: "", side_term: "", bits: "2.2–8.1",
         tested: "layout", bench: "int8" },
-    Format { reader: &torchao::READER, what: "torchao int8, intx in bytes, float8",
-        codecs: &[&int::FAMILY, &fp8_codec::FAMILY], transform: "scale", side_term: "", bits: "8.0–8.2",
+    Format { reader: &torchao::READER, what: "torchao int8, intx in bytes, int4 in tiles, float8",
+        codecs: &[&int::FAMILY, &fp8_codec::FAMILY], transform: "scale", side_term: "", bits: "4.2–8.2",
         tested: "layout", bench: "int8" },
     Format { reader: &mlc::READER,
         what: "MLC-LLM q4f16_1, q4f16_2, q4f32_1, q4bf16_1, q3f16_1, q0f16, q0f32, q0bf16",
@@ -84,6 +84,9 @@ pub static FORMATS: &[Format] = &[
     Format { reader: &aqlm::READER, what: "AQLM 1×16, 2×8 and other codebooks, groups of 4, 8, 16 or 32 inputs",
         codecs: &[&codebook::FAMILY], transform: "", side_term: "", bits: "1.0–4.0 and the codebooks",
         tested: "AQLM layout", bench: "codebook-2×8-g8" },
+    Format { reader: &vptq::READER, what: "VPTQ, packed: vectors of 2 to 32 outputs, a residual codebook or none",
+        codecs: &[&vectors::FAMILY], transform: "", side_term: "", bits: "1.4–4.0 and the codebooks",
+        tested: "layout", bench: "" },
     Format { reader: &quip::READER, what: "QuIP# E8P12, E8P12RVQ3B, E8P12RVQ4B, fused q/k/v and up/gate or not",
         codecs: &[&e8p::FAMILY], transform: "Hadamard on both sides", side_term: "low rank inside", bits: "2.0, 3.0, 4.0",
         tested: "quip-sharp", bench: "e8p12" },

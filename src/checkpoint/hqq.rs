@@ -160,7 +160,7 @@ fn sized<'a>(module: &Module<'a>, suffix: &str, bytes: u64) -> Result<&'a Tensor
     Err(tensor.blame(error.found(tensor.bytes())))
 }
 
-/// A layer on disk: slices of codes, and for every group two real numbers.
+/// A layer on disk: slices of codes, and for every group two real numbers; or one, and a zero point in a byte.
 pub(super) struct Groups {
     pub(super) codes: Slices,
     pub(super) scale: TensorInfo,
@@ -173,6 +173,20 @@ pub(super) struct Groups {
     pub(super) group: usize,
 }
 
+impl Groups {
+    /// Zero points, which must be codes.
+    fn zero_points(&self, bytes: &[u8]) -> Result<Vec<u32>> {
+        let most = u32::MAX >> (32 - self.codes.bits);
+        match bytes.iter().find(|&&zero| u32::from(zero) > most) {
+            None => Ok(bytes.iter().map(|&zero| u32::from(zero)).collect()),
+            Some(zero) => {
+                let error = Error::corrupt("zero point out of range").expected(format!("at most {most}"));
+                Err(self.zero.blame(error.found(zero)))
+            }
+        }
+    }
+}
+
 impl PieceSource for Groups {
     fn extents(&self, budget: usize) -> Vec<Extent> {
         Grid::new(self.rows, self.cols, &*self.codec).cut(budget)
@@ -182,11 +196,15 @@ impl PieceSource for Groups {
         Box::pin(async move {
             let mut items = vec![self.codes.read(self.cols, extent).await?];
             for (tensor, what) in [(&self.scale, "scale"), (&self.zero, "zero point")] {
-                let size = tensor.expect_float()?.bits() as usize / 8;
+                let integers = tensor.dtype.integer_bits() == Some(8); // zero points of Quanto
+                let size = if integers { 1 } else { tensor.expect_float()?.bits() as usize / 8 };
                 let part = extent.cols.start / self.group * size..extent.cols.end.div_ceil(self.group) * size;
                 let bytes =
                     tensor.read_rows(self.cols / self.group * size, extent.rows.clone(), part).await?;
-                items.push(tensor.float_items(&bytes, what)?);
+                items.push(match integers {
+                    true => self.zero_points(&bytes)?,
+                    false => tensor.float_items(&bytes, what)?,
+                });
             }
             if self.negated {
                 let sign = 1 << (self.zero.expect_float()?.bits() - 1);

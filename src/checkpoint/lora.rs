@@ -1,15 +1,16 @@
 //! LoRA adapters (Hu et al. 2021) as PEFT writes them: `adapter_config.json` and `adapter_model.safetensors`.
 //!
 //! For a module M of shape `[N, K]`: `base_model.model.M.lora_A.weight [r, K]` and `….lora_B.weight [N, r]`, f32, f16
-//! or bf16. `y += scale · B (A x)` with `scale = lora_alpha / r`, or `lora_alpha / √r` with `use_rslora`.
+//! or bf16. `y += scale · B (A x)` with `scale = lora_alpha / r`, or `lora_alpha / √r` with `use_rslora`. Modules have the
+//! names of the model's own class, experts' too: `….block_sparse_moe.experts.7.w1`.
 
 use super::hf::{Keys, json};
 use super::tensor::{TensorInfo, Tensors, dims};
 use super::{Files, module_shape, safetensors};
 use crate::error::{Error, Result};
-use crate::model::ModelConfig;
+use crate::model::{ARCHITECTURES, ModelConfig};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// A low-rank addition to one module: `y += scale · B (A x)`.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,9 +68,13 @@ impl<'a> Settings<'a> {
         if let Some(bias) = keys.text("bias")?.filter(|&bias| bias != "none") {
             return unsupported(format!("bias {bias}"));
         }
-        for key in
-            ["modules_to_save", "layer_replication", "alora_invocation_tokens", "trainable_token_indices"]
-        {
+        for key in [
+            "modules_to_save",
+            "target_parameters", // experts that are one tensor
+            "layer_replication",
+            "alora_invocation_tokens",
+            "trainable_token_indices",
+        ] {
             let empty = |v: &Value| v.as_array().is_some_and(Vec::is_empty);
             if keys.get(key).is_some_and(|v| !empty(v)) {
                 return unsupported(format!("{key} of an adapter"));
@@ -135,19 +140,19 @@ impl Adapter {
         let settings = Settings::new(&config)?;
         let source = files.get(WEIGHTS).ok_or_else(|| missing(WEIGHTS))?;
         let mut tensors = Tensors::default();
-        let mut names = BTreeSet::new();
+        let mut names = BTreeMap::new(); // ours, and the adapter's, which its patterns are about
         for mut tensor in safetensors::tensors(source).await? {
             let (module, suffix) = split(&tensor)?;
-            tensor.name = format!("{module}.{suffix}");
-            names.insert(module);
+            tensor.name = llama_name(format!("{module}.{suffix}"));
+            names.insert(tensor.name.trim_end_matches(suffix).trim_end_matches('.').to_owned(), module);
             tensors.add(tensor)?;
         }
         let mut modules = BTreeMap::new();
-        for module in names {
-            if !settings.of(&module).1.is_finite() {
+        for (module, own) in names {
+            if !settings.of(&own).1.is_finite() {
                 return Err(Error::invalid("invalid lora_alpha").file(CONFIG).found(settings.alpha));
             }
-            let low_rank = read(&tensors, &module, settings.of(&module)).await?;
+            let low_rank = read(&tensors, &module, settings.of(&own)).await?;
             modules.insert(module, low_rank);
         }
         if modules.is_empty() {
@@ -182,6 +187,13 @@ impl Adapter {
         }
         Ok(())
     }
+}
+
+/// What the Llama family calls a tensor. An adapter does not say which architecture it is for, but no architecture's own
+/// names mean anything else in another.
+fn llama_name(name: String) -> String {
+    let names = ARCHITECTURES.iter().flat_map(|architecture| architecture.renamed);
+    names.fold(name, |name, (from, to)| name.replace(from, to))
 }
 
 /// Module, and `lora_A` or `lora_B`, of a tensor's name.

@@ -57,6 +57,7 @@ pub mod spqr;
 pub mod tensor;
 pub mod torch_int;
 pub mod torchao;
+pub mod vptq;
 
 pub use reader::{Module, READERS, Reader};
 pub use tensor::{Dtype, RowOrder, TensorInfo, Tensors};

@@ -4,7 +4,8 @@
 //!
 //! * `qint8`: `M.weight._data` i8 `[N, K]`, `M.weight._scale` `[N, 1]`: `w = q · scale`; `qfloat8`: the same with FP8 codes.
 //! * `qint4`, `qint2`, in groups of g inputs, R = N·K/g: `M.weight._data._data` u8 `[⌈R·b/8⌉, g]`, the groups in 8/b slices, the
-//!   first in the lowest bits; `M.weight._scale`, `M.weight._shift` f16, bf16 or f32 `[R, 1]`: `w = q · scale − shift`.
+//!   first in the lowest bits; `M.weight._scale`, `M.weight._shift` f16, bf16 or f32 `[R, 1]`: `w = q · scale − shift`; a
+//!   `_shift` of u8 or i8 is a zero point: `w = (q − shift) · scale`.
 //! * `M.input_scale`, `M.output_scale`: scales of quantized activations, which are not needed for the weights.
 //! * `M.bias` `[N]`, optional.
 
@@ -70,9 +71,11 @@ async fn packed(module: &Module<'_>) -> Result<StoredMatrix> {
     let group = cols / (groups / rows);
     scale.expect_shape(&[groups, 1])?;
     let kind = scale.expect_float()?;
-    if shift.dtype != scale.dtype {
+    let integers = shift.dtype.integer_bits() == Some(8);
+    if shift.dtype != scale.dtype && !integers {
         let error = Error::unsupported(format!("shifts in {} of Quanto", shift.dtype));
-        return Err(shift.blame(error.expected(format!("real numbers in {}, as the scales", scale.dtype))));
+        let wanted = format!("real numbers in {}, as the scales, or integers of 8 bits", scale.dtype);
+        return Err(shift.blame(error.expected(wanted)));
     }
     shift.expect_shape(&[groups, 1])?;
     if data.dtype != Dtype::U8 {
@@ -86,10 +89,11 @@ async fn packed(module: &Module<'_>) -> Result<StoredMatrix> {
     };
     data.expect_shape(&[lines, group])?;
     let run = if group == cols { WHOLE_ROW } else { group };
-    let codec = Int::new(bits as u32, run, kind, Offset::Min).map_err(|e| e.tensor(module.name))?;
+    let offset = if integers { Offset::Zero } else { Offset::Min };
+    let codec = Int::new(bits as u32, run, kind, offset).map_err(|e| e.tensor(module.name))?;
     let (count, step) = (8 / bits, lines * group);
     let codes = Slices { tensor: data.clone(), word: 1, bits, count, step, high_first: false };
     let (scale, zero) = (scale.clone(), shift.clone());
-    let layer = Groups { codes, scale, zero, negated: true, codec: codec.clone(), rows, cols, group };
+    let layer = Groups { codes, scale, zero, negated: !integers, codec: codec.clone(), rows, cols, group };
     module.matrix(&READER, codec, Arc::new(layer)).await
 }

@@ -4,7 +4,7 @@ use super::tensor::{RowOrder, TensorInfo, Tensors};
 use super::{
     BoxFuture, InputTransform, OutputTransform, PieceSource, Slice, StoredMatrix, aqlm, autoround, awq,
     bitnet, bitsandbytes, compressed_tensors, exl2, exl3, fp4, fp8, ggml, gptq, hqq, mlc, plain, qtip,
-    quanto, quip, quip_for_all, spqr, torch_int, torchao,
+    quanto, quip, quip_for_all, spqr, torch_int, torchao, vptq,
 };
 use crate::error::{Error, Result};
 use crate::quant::Codec;
@@ -50,6 +50,7 @@ pub static READERS: &[&Reader] = &[
     &torchao::READER,
     &quanto::READER,
     &aqlm::READER,
+    &vptq::READER,
     &quip_for_all::READER,
     &quip::READER,
     &exl3::READER,

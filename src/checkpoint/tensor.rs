@@ -180,7 +180,7 @@ pub(crate) fn words64(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
 
 /// The first `count` codes of a stream of 32-bit words.
 pub(crate) fn unpack(mut words: impl Iterator<Item = u32>, bits: usize, count: usize, codes: &mut Vec<u32>) {
-    let mask = (1 << bits) - 1;
+    let mask = u32::MAX >> (32 - bits);
     let (mut window, mut filled) = (0u64, 0);
     for _ in 0..count {
         if filled < bits {

@@ -392,7 +392,7 @@ pub(crate) fn gather_module(codec: &dyn Codec, index: Index) -> Module {
 pub(crate) fn expert_module(
     codec: &dyn Codec,
     (n, shared, first): (usize, usize, usize),
-    (biased, permuted, ragged): (bool, bool, bool),
+    [add, biased, permuted, ragged]: [bool; 4],
     split: u32,
 ) -> Module {
     let mut module = codec_module("expert_product", codec);
@@ -400,6 +400,7 @@ pub(crate) fn expert_module(
         ("EXPERT_ROWS", Constant::U32(n as u32)),
         ("SHARERS", (shared as u32).into()),
         ("FIRST_EXPERT", (first as u32).into()),
+        ("ADD", add.into()),
         ("BIASED", biased.into()),
         ("PERMUTED", permuted.into()),
         ("RAGGED", ragged.into()),
@@ -851,7 +852,7 @@ fn lower_one<'a>(
                 grid: Grid::each(weight.cols / width, *rows),
             });
         }
-        Op::ExpertProduct { matrix, first, n, x, shared, permutation, bias, routes, out, offset } => {
+        Op::ExpertProduct { matrix, first, n, x, shared, permutation, bias, routes, out, offset, add } => {
             let codec = &*matrix.codec;
             for part in matrix.parts() {
                 let split = if capabilities.software {
@@ -859,7 +860,8 @@ fn lower_one<'a>(
                 } else {
                     lanes_a_row(part.shape.cols, Capabilities::FLOOR.invocations)
                 };
-                let slots = (bias.is_some(), permutation.is_some(), !part.shape.cols.is_multiple_of(UNIT));
+                let ragged = !part.shape.cols.is_multiple_of(UNIT);
+                let slots = [*add, bias.is_some(), permutation.is_some(), ragged];
                 let mut buffers = codec_buffers(part);
                 buffers.extend([(4, x.gpu()?), (5, out.gpu()?), (6, routes.ids.gpu()?)]);
                 buffers.extend([(7, or_unused(permutation)?), (8, or_unused(bias)?)]);
@@ -1235,7 +1237,7 @@ fn modules(every_slot: bool) -> Vec<Module> {
             for split in
                 [1, 2, 4, 8].into_iter().filter(|&split| every_slot || i == 0 || biased && split == 1)
             {
-                let slots = (biased, !biased, biased);
+                let slots = [!biased, biased, !biased, biased];
                 let module = expert_module(codec, (EXPERT_ROWS, shared, first), slots, split);
                 add(format!(" biased {biased}, split {split}"), module);
             }

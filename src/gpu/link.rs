@@ -27,6 +27,7 @@ macro_rules! parts {
 parts![
     "codecs/bilevel.wgsl",
     "codecs/codebook.wgsl",
+    "codecs/vectors.wgsl",
     "codecs/e8p12.wgsl",
     "codecs/plain.wgsl",
     "codecs/fp8.wgsl",

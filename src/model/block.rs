@@ -69,7 +69,7 @@ impl Layer {
         match &self.ffn {
             FeedForward::Dense { gate_up, down } => all.extend([("mlp", gate_up), ("mlp", down)]),
             FeedForward::Experts { router, gate, up, down } => {
-                all.extend([("mlp", router), ("experts", gate), ("experts", up), ("experts", down)]);
+                all.extend([router, gate, up, down].map(|linear| ("mlp", linear)));
             }
         }
         all
@@ -93,9 +93,10 @@ pub(super) struct Activations {
 /// What only experts need.
 #[derive(Debug, Clone)]
 pub(super) struct ExpertActivations {
-    logits: Tensor, // [tokens, experts]
-    routes: Routes, // [tokens, per_token]
-    out: Tensor,    // [tokens · per_token, hidden]
+    logits: Tensor,   // [tokens, experts]
+    routes: Routes,   // [tokens, per_token]
+    out: Tensor,      // [tokens · per_token, hidden]
+    low: [Tensor; 2], // [tokens · per_token, rank]
 }
 
 impl Activations {
@@ -103,7 +104,8 @@ impl Activations {
     pub(super) fn width(config: &ModelConfig, scratch: ScratchSize) -> usize {
         let (rows, ffn) = config.experts.as_ref().map_or((1, config.ffn), |e| (e.per_token, e.ffn));
         let attention = 2 * (config.hidden + config.q_rows() + config.kv_rows());
-        attention + 3 * rows * ffn + 2 * scratch.wide + scratch.low
+        let low = if config.experts.is_some() { 2 * rows + 1 } else { 1 } * scratch.low;
+        attention + 3 * rows * ffn + 2 * scratch.wide + low
     }
 
     pub(super) fn new(
@@ -120,6 +122,7 @@ impl Activations {
                 logits: zeros(tokens, *count)?,
                 routes: Routes { ids: zeros(tokens, *per_token)?, weights: zeros(tokens, *per_token)? },
                 out: zeros(rows, config.hidden)?,
+                low: [zeros(rows, scratch.low.max(4))?, zeros(rows, scratch.low.max(4))?],
             }),
             None => None,
         };
@@ -267,10 +270,12 @@ impl<'a> Block<'a> {
                 let e = a.experts.as_ref().ok_or_else(missing)?;
                 router.forward(self.ops, Rows::Tokens, &a.scratch, x, &e.logits, false);
                 self.ops.push(Op::Route { logits: e.logits.clone(), normalized, routes: e.routes.clone() });
-                gate.forward_chosen(self.ops, &e.routes, (ffn, per_token), x, &a.gate_up, 0)?;
-                up.forward_chosen(self.ops, &e.routes, (ffn, per_token), x, &a.gate_up, ffn)?;
+                let sizes = (ffn, per_token);
+                gate.forward_chosen(self.ops, &e.routes, sizes, x, &e.low, (&a.gate_up, 0))?;
+                up.forward_chosen(self.ops, &e.routes, sizes, x, &e.low, (&a.gate_up, ffn))?;
                 self.glu(Rows::Chosen(per_token), config.activation, 0, Some(ffn));
-                down.forward_chosen(self.ops, &e.routes, (config.hidden, 1), &a.activated, &e.out, 0)?;
+                let sizes = (config.hidden, 1);
+                down.forward_chosen(self.ops, &e.routes, sizes, &a.activated, &e.low, (&e.out, 0))?;
                 let (x, routes, out) = (e.out.clone(), e.routes.clone(), out.clone());
                 self.ops.push(Op::Combine { x, routes, out, add });
             }

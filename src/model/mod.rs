@@ -370,7 +370,7 @@ impl Model {
         let mut modules: Vec<String> = embedding.modules("model").collect();
         modules.extend(own_head.iter().flat_map(|head| head.modules("")));
         for (i, l) in layers.iter().enumerate() {
-            for (part, linear) in l.linears().into_iter().filter(|(part, _)| *part != "experts") {
+            for (part, linear) in l.linears() {
                 modules.extend(linear.modules(&format!("model.layers.{i}.{part}")));
             }
         }

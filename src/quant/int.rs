@@ -31,6 +31,8 @@ pub enum Offset {
     RealZero,
     /// A stored minimum a group, in the scales' number format: `q · s + m`.
     Min,
+    /// The same with a constant zero point: `(q - z) · s + m`.
+    Around(u32),
     /// Codes of one bit are signs: `(2q - 1) · s`.
     Sign,
 }
@@ -70,6 +72,7 @@ fn samples() -> Vec<Arc<dyn Codec>> {
     add(2, WHOLE_ROW, Kind::F32, Offset::Symmetric(1));
     add(4, 16, Kind::F16, Offset::Zero);
     add(2, 8, Kind::F16, Offset::Min);
+    add(4, 64, Kind::Bf16, Offset::Around(8));
     add(1, 128, Kind::F16, Offset::Sign);
     if let Ok(codec) = Int::divided(WHOLE_ROW, Kind::F32, 127) {
         all.push(codec);
@@ -102,7 +105,7 @@ impl Int {
 
     /// Sections that are not planes of codes: scales, and zeros or minima.
     fn others(&self) -> usize {
-        1 + usize::from(matches!(self.offset, Offset::Zero | Offset::RealZero | Offset::Min))
+        1 + usize::from(!matches!(self.offset, Offset::Symmetric(_) | Offset::Sign))
     }
 }
 
@@ -123,6 +126,7 @@ impl Codec for Int {
             Offset::Zero => " zeros".into(),
             Offset::RealZero => " real zeros".into(),
             Offset::Min => " min".into(),
+            Offset::Around(z) => format!(" z{z} min"),
             Offset::Sign => " sign".into(),
         };
         let divisor = if self.divisor == 1 { String::new() } else { format!(" /{}", self.divisor) };
@@ -136,7 +140,9 @@ impl Codec for Int {
             Offset::Symmetric(_) | Offset::Sign => {}
             Offset::Zero => fields.push(Field::new("zeros", Kind::Code(self.bits), self.group)),
             Offset::RealZero => fields.push(Field::new("zeros", self.scale, self.group)),
-            Offset::Min => fields.push(Field::new("minima", self.scale, self.group)),
+            Offset::Min | Offset::Around(_) => {
+                fields.push(Field::new("minima", self.scale, self.group));
+            }
         }
         fields
     }
@@ -151,7 +157,7 @@ impl Codec for Int {
                 let bits = self.bits.next_power_of_two().max(4);
                 others.push(Section { binding: 1, field: 2, shift: 0, bits, cell: 1 });
             }
-            Offset::RealZero | Offset::Min => {
+            Offset::RealZero | Offset::Min | Offset::Around(_) => {
                 others.push(Section { binding: 1, field: 2, shift: 0, bits: scale_bits, cell: 1 });
             }
         }
@@ -163,6 +169,7 @@ impl Codec for Int {
             Offset::Symmetric(z) => (0, z),
             Offset::Zero => (1, 0),
             Offset::Min => (2, 0),
+            Offset::Around(z) => (2, z),
             Offset::RealZero => (3, 0),
             Offset::Sign => (4, 0),
         };
@@ -194,6 +201,7 @@ impl Codec for Int {
                 Offset::Zero => (scale, packed.item(2, row, g) as f64, -0.0),
                 Offset::RealZero => (scale, self.scale.value(packed.item(2, row, g)), -0.0),
                 Offset::Min => (scale, 0.0, self.scale.value(packed.item(2, row, g))),
+                Offset::Around(z) => (scale, z as f64, self.scale.value(packed.item(2, row, g))),
                 Offset::Sign => (2.0 * scale, 0.5, -0.0),
             };
             for (w, &code) in out.iter_mut().zip(codes) {

@@ -36,6 +36,7 @@ pub mod ternary;
 #[cfg(test)]
 mod testing;
 pub mod trellis;
+pub mod vectors;
 pub use packed::{Packed, Run, Tiles, pack};
 
 /// Rows that lie side by side in the packed form.
@@ -67,6 +68,7 @@ pub static CODECS: &[&Family] = &[
     &ternary::FAMILY,
     &grid::FAMILY,
     &codebook::FAMILY,
+    &vectors::FAMILY,
     &e8p::FAMILY,
     &trellis::FAMILY,
     &hyb::FAMILY,

@@ -3,10 +3,12 @@
 use crate::adapters::contexts;
 use crate::fixtures::READ;
 use crate::memory::plain;
+use crate::readers::crafted::{Container, random};
 use crate::shared::shared;
 use halfbyte::checkpoint::lora::Adapter;
 use halfbyte::checkpoint::quantize::Quantization;
-use halfbyte::checkpoint::{Checkpoint, StoredMatrix, Weights};
+use halfbyte::checkpoint::source::{Bytes, Source};
+use halfbyte::checkpoint::{Checkpoint, Files, StoredMatrix, Weights};
 use halfbyte::gpu::Options;
 use halfbyte::linear::Linear;
 use halfbyte::model::{ActivationMode, CacheFormat, LoadOptions, ModelConfig};
@@ -17,8 +19,11 @@ use halfbyte::reference::argmax;
 use halfbyte::tokenizer::Tokenizer;
 use halfbyte::verify::relative_error;
 use halfbyte::{Device, Model};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Steps whose two best logits are closer than this may go either way.
 const NEAR_TIE: f64 = 1e-3;
@@ -628,6 +633,87 @@ fn adapters_are_switched_and_added() {
         let error = Model::load(&Device::Cpu, &checkpoint, &twice, |_| {}).await.err().expect("an error");
         assert!(error.to_string().contains("two adapters are called"), "{error}");
     });
+}
+
+/// Adapter `which` of a model with experts, as PEFT writes it: on some of the modules of some experts, and on q_proj.
+/// `parts` are what the model calls gate, up and down; of the first the rank is another.
+async fn expert_adapter(config: &ModelConfig, mlp: &str, parts: [&str; 3], which: usize) -> Adapter {
+    let rng = &mut StdRng::seed_from_u64(which as u64);
+    let (mut file, experts) = (Container::default(), config.experts.clone().expect("experts"));
+    let (hidden, ffn, rank) = (config.hidden, experts.ffn, [3, 8][which]);
+    let mut add = |module: String, rows: usize, cols: usize, rank: usize| {
+        let name = |matrix| format!("base_model.model.model.{module}.lora_{matrix}.weight");
+        file.floats(&name('A'), &[rank, cols], &random(rng, rank * cols));
+        file.floats(&name('B'), &[rows, rank], &random(rng, rows * rank));
+    };
+    add("layers.0.self_attn.q_proj".into(), config.q_rows(), hidden, rank);
+    for (layer, expert) in (0..config.layers).flat_map(|l| (0..experts.count).map(move |e| (l, e))) {
+        for (i, part) in parts.into_iter().enumerate() {
+            let chosen =
+                if which == 0 { (layer + expert + i).is_multiple_of(2) } else { expert != 1 || i == 2 };
+            if chosen {
+                let (rows, cols) = if i == 2 { (hidden, ffn) } else { (ffn, hidden) };
+                let rank = if i == 0 { 5 } else { rank };
+                add(format!("layers.{layer}.{mlp}.experts.{expert}.{part}"), rows, cols, rank);
+            }
+        }
+    }
+    let settings =
+        format!(r#"{{"peft_type":"LORA","r":{rank},"lora_alpha":1,"rank_pattern":{{"{}":5}}}}"#, parts[0]);
+    let mut files = Files::new();
+    for (name, bytes) in
+        [("adapter_config.json", settings.into_bytes()), ("adapter_model.safetensors", file.bytes())]
+    {
+        files.insert(name.into(), Bytes::new(name, bytes) as Arc<dyn Source>);
+    }
+    Adapter { name: format!("adapter {which}"), ..Adapter::from_files(&files).await.expect("an adapter") }
+}
+
+/// Adapters of experts with weights that change, against dense weights which have them inside.
+#[test]
+fn adapters_of_experts_work() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
+    let gpus = contexts(&Options::default()).into_iter().map(|context| (Device::Gpu(context), 1e-4));
+    let devices: Vec<(Device, f64)> = std::iter::once((Device::Cpu, 1e-5)).chain(gpus).collect();
+    let logits = async |model: &Model| {
+        let prompt: Vec<u32> = (1..20).map(|i| i * 7 % 90).collect();
+        model.prefill(0, &prompt).await.expect("prefill");
+        model.decode_logits(prompt.len(), 5).await.expect("logits")
+    };
+    for (name, mlp, parts) in [
+        ("mixtral", "block_sparse_moe", ["w1", "w3", "w2"]),
+        ("qwen3-moe", "mlp", ["gate_proj", "up_proj", "down_proj"]),
+    ] {
+        pollster::block_on(async {
+            let base = folder.join(name);
+            let checkpoint = Checkpoint::open(&base).await.expect("the base");
+            let mut adapters = Vec::new();
+            for which in 0..2 {
+                adapters.push(expert_adapter(checkpoint.config(), mlp, parts, which).await);
+            }
+            let mut models = Vec::new();
+            for (device, within) in &devices {
+                models.push((load(device, &base, adapters.clone(), CacheFormat::F32).await, *within));
+            }
+            let mut seen: Vec<Vec<f32>> = Vec::new();
+            for weights in [[1.0, 1.0], [0.5, -1.5], [0.0, 1.0], [0.0, 0.0]] {
+                adapters.iter_mut().zip(weights).for_each(|(adapter, weight)| adapter.weight = weight);
+                let options =
+                    LoadOptions { precision: CacheFormat::F32, context: Some(32), ..LoadOptions::default() };
+                let merged = Merged { base: &checkpoint, adapters: &adapters };
+                let dense = Model::load(&Device::Cpu, &merged, &options, |_| {}).await.expect("a model");
+                let wanted = logits(&dense).await;
+                let names: Vec<(&str, f32)> = adapters.iter().map(|a| (a.name.as_str(), a.weight)).collect();
+                for (model, within) in &mut models {
+                    model.set_adapter_weights(&names).await.expect("weights");
+                    let error = relative_error(&logits(model).await, &wanted);
+                    assert!(error <= *within, "{name} {weights:?}: off by {error:e}");
+                }
+                assert!(seen.iter().all(|other| relative_error(other, &wanted) > 1e-2), "{name} {weights:?}");
+                seen.push(wanted);
+            }
+        });
+    }
 }
 
 #[test]

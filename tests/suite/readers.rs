@@ -15,7 +15,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 mod codes;
-mod crafted;
+pub(crate) mod crafted;
 mod floats;
 mod ggml;
 mod golden;
@@ -24,6 +24,7 @@ mod integers;
 mod quantize;
 mod split;
 mod transformed;
+mod vptq;
 
 /// Pieces as large as a loader would take them, and so small that everything is cut up.
 const BUDGETS: [usize; 2] = [4 << 20, 5000];

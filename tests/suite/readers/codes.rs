@@ -497,11 +497,43 @@ fn quanto(bits: usize) -> Crafted {
     Crafted { config: config(""), bytes: file.bytes(), weights }
 }
 
+/// The same with shifts that are zero points.
+fn quanto_zeros(bits: usize) -> Crafted {
+    let rng = &mut StdRng::seed_from_u64(14);
+    let (mut file, mut weights) = (Container::default(), Weights::new());
+    file.rest(rng, &mut weights);
+    for (name, rows, cols) in LAYERS {
+        let name = format!("model.layers.0.{name}");
+        let (groups, slice) = (rows * cols / 32, rows * cols * bits / 8);
+        let mut integers =
+            |count: usize| -> Vec<u8> { (0..count).map(|_| rng.random::<u8>() >> (8 - bits)).collect() };
+        let (codes, zeros) = (integers(rows * cols), integers(groups));
+        let scales = random(rng, groups);
+        let weight = |i: usize| {
+            (f64::from(i32::from(codes[i]) - i32::from(zeros[i / 32])) * f64::from(scales[i / 32])) as f32
+        };
+        weights.insert(name.clone(), (0..rows * cols).map(weight).collect());
+        let byte = |i: usize| (0..8 / bits).fold(0, |byte, s| byte | codes[s * slice + i] << (s * bits));
+        let bytes = (0..slice).map(byte).collect();
+        file.add(&format!("{name}.weight._data._data"), "U8", &[groups * bits / 8, 32], bytes);
+        file.halves(&format!("{name}.weight._scale"), &[groups, 1], &scales);
+        file.add(&format!("{name}.weight._shift"), "U8", &[groups, 1], zeros);
+    }
+    Crafted { config: config(""), bytes: file.bytes(), weights }
+}
+
 #[test]
 fn quanto_of_every_width() {
     for bits in [8, 4, 2] {
         quanto(bits).verify();
     }
+    quanto_zeros(4).verify();
+    quanto_zeros(2).verify();
+    // A zero point that is no code: the last byte of the file is one of the last layer's.
+    let mut beyond = quanto_zeros(4);
+    *beyond.bytes.last_mut().unwrap() = 16;
+    let error = error_of(&beyond);
+    assert!(error.contains("zero point out of range") && error.contains("_shift"), "{error}");
     let model = quanto(4);
     for (from, to, says) in [
         ("q_proj.weight._shift", "q_proj.weight._zhift", "no use for"),
@@ -554,10 +586,67 @@ fn torchao_in_bytes() {
     assert!(error.contains("packed integers of torchao") && error.contains("a byte each"), "{error}");
 }
 
+/// torchao's int4 in tiles of 8 rows and 128 inputs, rows filled up to 1024 inputs, as a CUDA device packs them: lane t of
+/// 32 has row t/4, and of every 32 inputs those 2(t mod 4) + 8i and the next, the even ones in the lower half of a word.
+fn torchao_tiles() -> Crafted {
+    let rng = &mut StdRng::seed_from_u64(13);
+    let (mut file, mut weights) = (Container::default(), Weights::new());
+    file.rest(rng, &mut weights);
+    let number = |bits: u16| half::bf16::from_bits(bits).to_f64();
+    for (name, rows, cols) in LAYERS {
+        let name = format!("model.layers.0.{name}");
+        let (wide, group) = (1024, 32);
+        let codes: Vec<u32> = (0..rows * wide).map(|_| rng.random_range(0..16)).collect();
+        let pairs: Vec<u16> = random(rng, wide / group * rows * 2)
+            .into_iter()
+            .map(|v| half::bf16::from_f32(v).to_bits())
+            .collect();
+        let mut words = Vec::new();
+        for tile in 0..rows / 8 {
+            for outer in 0..wide / 128 {
+                for (t, inner) in (0..32).flat_map(|t| (0..4).map(move |inner| (t, inner))) {
+                    let code = |i: usize, odd: usize| {
+                        let k = 128 * outer + 32 * inner + 8 * i + 2 * (t % 4) + odd;
+                        codes[(8 * tile + t / 4) * wide + k] << (4 * i + 16 * odd)
+                    };
+                    words.push((0..4).map(|i| code(i, 0) | code(i, 1)).fold(0, |word, bits| word | bits));
+                }
+            }
+        }
+        let weight = |n: usize, k: usize| {
+            let pair = 2 * (k / group * rows + n);
+            let (scale, zero) = (number(pairs[pair]), number(pairs[pair + 1]));
+            ((f64::from(codes[n * wide + k]) - 8.0) * scale + zero) as f32
+        };
+        let dense = (0..rows * cols).map(|i| weight(i / cols, i % cols)).collect();
+        weights.insert(name.clone(), dense);
+        file.words(&format!("{name}._weight_qdata"), &[rows / 8, wide / 128, 32, 4], &words);
+        let bytes = pairs.iter().flat_map(|bits| bits.to_le_bytes()).collect();
+        file.add(&format!("{name}._weight_scale_and_zero"), "BF16", &[wide / group, rows, 2], bytes);
+    }
+    let settings = r#","quantization_config":{"quant_method":"torchao","quant_type":{"default":{}}}"#;
+    Crafted { config: config(settings), bytes: file.bytes(), weights }
+}
+
+#[test]
+fn torchao_in_tiles() {
+    let model = torchao_tiles();
+    model.verify();
+    super::transformed::runs_as_dense(&model, &config(""));
+    // 1024 inputs in groups of 32 become, by another shape of as many pairs, groups of 16.
+    let text = String::from_utf8_lossy(&model.bytes[8..]).into_owned();
+    let from = "\"shape\":[32,64,2]";
+    let at = 8 + text.find(from).unwrap();
+    let mut bytes = model.bytes.clone();
+    bytes[at..at + from.len()].copy_from_slice(b"\"shape\":[64,32,2]");
+    let error = error_of(&Crafted { bytes, ..model });
+    assert!(error.contains("groups of torchao's int4"), "{error}");
+}
+
 /// Methods that nobody reads here are refused by their name, whatever the tensors look like.
 #[test]
 fn other_methods_are_named() {
-    for method in ["vptq", "eetq", "higgs", "quark", "fp_quant"] {
+    for method in ["eetq", "higgs", "quark", "fp_quant"] {
         let config = config(&format!(r#","quantization_config":{{"quant_method":"{method}"}}"#));
         let error = error_of(&Crafted { config, ..hqq(4, 32, true) });
         assert!(error.contains(&format!("unsupported quantization method {method}")), "{error}");
@@ -593,9 +682,11 @@ proptest! {
         which in 0..8usize,
         flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
     ) {
-        thread_local!(static MODELS: [Crafted; 8] = [
+        thread_local!(static MODELS: [Crafted; 10] = [
             hqq(3, 32, true), hqq(1, 64, true), exl2(true), exl2(false), bitnet("bitlinear", 3), spqr(), quanto(4),
             torchao(true, false),
+            torchao_tiles(),
+            quanto_zeros(4),
         ]);
         MODELS.with(|models| {
             let model = &models[which];

@@ -41,13 +41,13 @@ pub(super) fn config(quantization: &str) -> String {
 
 /// A safetensors file under construction.
 #[derive(Default)]
-pub(super) struct Container {
+pub(crate) struct Container {
     pub(super) header: serde_json::Map<String, Value>,
     pub(super) data: Vec<u8>,
 }
 
 impl Container {
-    pub(super) fn add(&mut self, name: &str, dtype: &str, shape: &[usize], bytes: Vec<u8>) {
+    pub(crate) fn add(&mut self, name: &str, dtype: &str, shape: &[usize], bytes: Vec<u8>) {
         let begin = self.data.len();
         self.data.extend(bytes);
         let entry =
@@ -55,7 +55,7 @@ impl Container {
         self.header.insert(name.to_string(), entry);
     }
 
-    pub(super) fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) {
+    pub(crate) fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) {
         self.add(name, "F32", shape, values.iter().flat_map(|v| v.to_le_bytes()).collect());
     }
 
@@ -78,14 +78,14 @@ impl Container {
         }
     }
 
-    pub(super) fn bytes(self) -> Vec<u8> {
+    pub(crate) fn bytes(self) -> Vec<u8> {
         let header = Value::Object(self.header).to_string();
         let length = (header.len() as u64).to_le_bytes();
         length.into_iter().chain(header.into_bytes()).chain(self.data).collect()
     }
 }
 
-pub(super) fn random(rng: &mut StdRng, count: usize) -> Vec<f32> {
+pub(crate) fn random(rng: &mut StdRng, count: usize) -> Vec<f32> {
     (0..count).map(|_| half::f16::from_f32(rng.random_range(-1.0..1.0)).to_f32()).collect()
 }
 
@@ -554,7 +554,7 @@ fn ggml_block(id: u32, rng: &mut StdRng) -> (Vec<u8>, Vec<f32>) {
 /// One of every kind, for the tests that damage bytes.
 fn all() -> Vec<Crafted> {
     let mut all = vec![plain(), quip(QUIP), bitsandbytes(false, "U8"), bitsandbytes(true, "U8")];
-    all.extend([aqlm(2, 8, 1, 8), aqlm(1, 9, 2, 16)]);
+    all.extend([aqlm(2, 8, 1, 8), aqlm(1, 9, 2, 16), super::vptq::vptq(super::vptq::VPTQ)]);
     all.extend([quip(Quip { extras: true, ..RVQ4B }), quip(RVQ3B), super::transformed::exl3()]);
     all.extend([
         super::transformed::qtip(&Qtip("quantlut_sym", 3)),
@@ -811,6 +811,7 @@ fn adapters() {
         ("\"q_proj\":4", "\"q_proj\":3", "LoRA rank mismatch: config 3, tensor 4"),
         ("\"lora_alpha\":16", "\"lora_alpha\":\"big\"", "invalid lora_alpha"),
         ("\"r\":8", "\"modules_to_save\":[\"lm_head\"]", "modules_to_save"),
+        ("\"r\":8", "\"target_parameters\":[\"mlp.experts.down_proj\"]", "target_parameters"),
     ] {
         let error = open_adapter(&config.replace(from, to), weights.clone()).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");

@@ -60,7 +60,7 @@ fn logits(device: &Device, checkpoint: &Checkpoint) -> Vec<f32> {
 }
 
 /// The twin and a GPU compute with the quantized layers what the dense weights give.
-fn runs_as_dense(model: &Crafted, config: &str) {
+pub(super) fn runs_as_dense(model: &Crafted, config: &str) {
     let checkpoint = model.open(model.bytes.clone()).unwrap();
     let wanted = logits(&Device::Cpu, &unquantized(&checkpoint, config));
     let gpu = Device::Gpu(contexts(&Options::default()).remove(0));
