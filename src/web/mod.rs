@@ -5,13 +5,15 @@
 
 mod source;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::lora::Adapter;
+use crate::checkpoint::source::Source;
+use crate::checkpoint::{Checkpoint, Files};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, Browser, LimitSet, Options};
 use crate::hub;
 use crate::inspect::{self, inspect};
-use crate::model::{LoadOptions, Model as CoreModel, Progress, Stage};
+use crate::model::{ActivationMode, LoadOptions, Model as CoreModel, Progress, Stage};
 use crate::perplexity::{documents, perplexity};
 use crate::sampler::SamplerOptions;
 use crate::session::{Event, FinishReason, GenerateOptions, Session};
@@ -23,8 +25,10 @@ use serde_json::{Value, json};
 use sha2::Digest;
 use source::{CoreFile, PageFile};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
@@ -192,21 +196,56 @@ struct ModelOptions {
     context: Option<usize>,
     precision: String,
     quantize: Option<String>,
+    activations: String,
+    adapters: Vec<AdapterFiles>,
     device: DeviceOptions,
+}
+
+/// A LoRA adapter whose files, so many, come after those of the model and of the adapters before it.
+#[derive(Deserialize)]
+struct AdapterFiles {
+    name: String,
+    weight: f32,
+    files: usize,
 }
 
 impl Default for ModelOptions {
     fn default() -> Self {
-        Self { context: None, precision: "auto".into(), quantize: None, device: DeviceOptions::default() }
+        let (precision, activations) = ("auto".into(), "f32".into());
+        let (context, quantize, adapters) = (None, None, Vec::new());
+        Self { context, precision, quantize, activations, adapters, device: DeviceOptions::default() }
     }
 }
 
 impl ModelOptions {
-    fn load(&self) -> Result<LoadOptions> {
+    fn load(&self, adapters: Vec<Adapter>) -> Result<LoadOptions> {
         let precision = self.precision.parse()?;
         let quantize = self.quantize.as_deref().map(str::parse).transpose()?;
-        Ok(LoadOptions { precision, context: self.context, quantize, ..LoadOptions::default() })
+        let activations = match self.activations.as_str() {
+            "f32" => ActivationMode::F32,
+            "native" => ActivationMode::Native,
+            other => return Err(Error::invalid("activations").expected("f32 or native").found(other)),
+        };
+        let context = self.context;
+        Ok(LoadOptions { precision, context, quantize, activations, adapters, ..LoadOptions::default() })
     }
+
+    /// The adapters, whose files it takes from the end of `files`.
+    async fn adapters(&self, files: &mut Vec<CoreFile>) -> Result<Vec<Adapter>> {
+        let count = self.adapters.iter().map(|adapter| adapter.files).sum::<usize>().min(files.len());
+        let mut rest = files.split_off(files.len() - count).into_iter();
+        let mut all = Vec::new();
+        for AdapterFiles { name, weight, files } in &self.adapters {
+            let own = Files::from_iter(rest.by_ref().take(*files).map(named));
+            all.push(Adapter { name: name.clone(), weight: *weight, ..Adapter::from_files(&own).await? });
+        }
+        Ok(all)
+    }
+}
+
+fn named(file: CoreFile) -> (String, Arc<dyn Source>) {
+    let file = PageFile::new(file);
+    (file.name().to_string(), file)
 }
 
 fn stage_name(stage: Stage) -> &'static str {
@@ -311,6 +350,8 @@ const RECOVERIES: u32 = 2;
 pub struct PageModel {
     checkpoint: Checkpoint,
     options: ModelOptions,
+    /// With the weights that they have now.
+    adapters: RefCell<Vec<Adapter>>,
     inspected: inspect::Report,
     load_s: f64,
     session: RefCell<Session>,
@@ -322,7 +363,7 @@ impl PageModel {
     /// Streams the weights of `files` to `device`.
     pub async fn load(
         device: &PageDevice,
-        files: Vec<CoreFile>,
+        mut files: Vec<CoreFile>,
         options_json: String,
         on_progress: Function,
     ) -> Thrown<PageModel> {
@@ -330,18 +371,18 @@ impl PageModel {
         let device = &device.device;
         let (stop, start) = (Cell::new(false), Instant::now());
         let work = async {
-            let load = options.load()?;
-            let files = files.into_iter().map(PageFile::new);
-            let files = files.map(|file| (file.name().to_string(), file)).collect();
-            let checkpoint = Checkpoint::from_files(files).await?;
+            let adapters = options.adapters(&mut files).await?;
+            let load = options.load(adapters.clone())?;
+            let checkpoint = Checkpoint::from_files(files.into_iter().map(named).collect()).await?;
             let look = inspect::Options { sha256: false, context: options.context, cache: load.precision };
             let inspected = inspect(&checkpoint, device, look, |_, _| {}).await?;
             let session = Session::load(device, &checkpoint, &load, loading(&on_progress, &stop)).await?;
-            Ok((checkpoint, inspected, session))
+            Ok((checkpoint, adapters, inspected, session))
         };
-        let (checkpoint, inspected, session) = until(&stop, work).await?;
+        let (checkpoint, adapters, inspected, session) = until(&stop, work).await?;
         let load_s = start.elapsed().as_secs_f64();
-        Ok(Self { checkpoint, options, inspected, load_s, session: RefCell::new(session) })
+        let (adapters, session) = (RefCell::new(adapters), RefCell::new(session));
+        Ok(Self { checkpoint, options, adapters, inspected, load_s, session })
     }
 
     /// What it is.
@@ -363,6 +404,7 @@ impl PageModel {
             "bitsPerWeight": inspected.totals.bits_per_weight,
             "chat": session.template.is_some(),
             "tensors": inspected.tensors,
+            "adapters": adapters(&session),
             "memory": memory(&session),
         })
         .to_string())
@@ -436,6 +478,20 @@ impl PageModel {
         .to_string())
     }
 
+    /// Sets how much adapters count: JSON of name and weight; those it does not name keep theirs. Returns all of them.
+    #[wasm_bindgen(js_name = setAdapterWeights)]
+    pub async fn set_adapter_weights(&self, weights_json: String) -> Thrown<String> {
+        let wanted: BTreeMap<String, f32> = options(&weights_json)?;
+        let session = &mut *self.session()?;
+        let weights: Vec<(&str, f32)> =
+            wanted.iter().map(|(name, weight)| (name.as_str(), *weight)).collect();
+        session.set_adapter_weights(&weights).await.map_err(throw)?;
+        for adapter in self.adapters.borrow_mut().iter_mut() {
+            adapter.weight = wanted.get(&adapter.name).copied().unwrap_or(adapter.weight);
+        }
+        Ok(adapters(session).to_string())
+    }
+
     /// The ids of a text.
     pub fn tokenize(&self, text: &str, special: bool) -> Thrown<Vec<u32>> {
         self.session()?.tokenizer.encode(text, special).map_err(throw)
@@ -472,7 +528,8 @@ impl PageModel {
             let (device, options) = (model.device(), wanted.options());
             let probe = bench::probe(device).await?;
             let result = bench::measure(model, &self.checkpoint, probe, &options, tell).await?;
-            let load = || self.options.load().unwrap_or_default(); // it has loaded with them before
+            // It has loaded with them before.
+            let load = || self.options.load(self.adapters.borrow().clone()).unwrap_or_default();
             let agreement = bench::agreement(device, &self.checkpoint, load, options.agreement).await?;
             let name = self.inspected.name.clone();
             let result = bench::ModelResult { name, load_s: self.load_s, agreement, ..result };
@@ -521,7 +578,8 @@ impl PageModel {
     async fn reload(&self, stop: &Cell<bool>, progress: impl FnMut(Progress)) -> Thrown<CoreModel> {
         let work = async {
             let device = self.options.device.open().await?;
-            CoreModel::load(&device, &self.checkpoint, &self.options.load()?, progress).await
+            let load = self.options.load(self.adapters.borrow().clone())?;
+            CoreModel::load(&device, &self.checkpoint, &load, progress).await
         };
         until(stop, work).await
     }
@@ -571,6 +629,10 @@ async fn explained<T>(device: &Device, result: Result<T>) -> Result<T> {
 fn told(on_progress: &Function, stop: &Cell<bool>, done: usize, total: usize) {
     let answer = on_progress.call2(&JsValue::NULL, &done.into(), &total.into());
     stop.set(stop.get() || answer.is_ok_and(|a| a == JsValue::FALSE));
+}
+
+fn adapters(session: &Session) -> Value {
+    session.model.adapters().map(|(name, weight)| json!({ "name": name, "weight": weight })).collect()
 }
 
 fn memory(session: &Session) -> Value {

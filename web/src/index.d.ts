@@ -35,6 +35,16 @@ export interface Progress {
   secondsLeft?: number;
 }
 
+/** A LoRA adapter: `adapter_config.json` and `adapter_model.safetensors`. */
+export interface AdapterSource {
+  /** Files of its folder, or the folder's address (ending in `/`). */
+  source: string | URL | Iterable<File> | Record<string, Blob>;
+  /** Default: the name of its folder, or `adapter`. No two may be the same. */
+  name?: string;
+  /** 1 as it was trained (default), 0 not at all. */
+  weight?: number;
+}
+
 export interface LoadOptions {
   onProgress?: (progress: Progress) => void;
   /** Stops loading; `load` then throws an `Aborted`. A download goes on where it stopped the next time. */
@@ -51,6 +61,10 @@ export interface LoadOptions {
   precision?: 'f32' | 'f16' | 'int8' | 'int4' | 'auto';
   /** Quantize an unquantized model (f32, f16, bf16) as it is loaded: 4.5, 8 or 4.6 bits a weight. */
   quantize?: 'nf4' | 'int8' | 'int4';
+  /** `native`: activations in 8 bits where the model was made for that (W8A8, FP8, BitNet). Default: `f32`. */
+  activations?: 'f32' | 'native';
+  /** LoRA adapters as PEFT writes them, added with their weights; see `Model.setAdapterWeights`. */
+  adapters?: AdapterSource[];
   /** Keep downloads in the browser's storage (OPFS). Default: true, where there is one. */
   cache?: boolean;
   /** The Hugging Face hub. Default: `https://huggingface.co`, no token. */
@@ -175,6 +189,8 @@ export interface ModelInfo {
   /** What it writes about when nobody says; only the embedded model has one. */
   prompt?: string;
   tensors: TensorInfo[];
+  /** LoRA adapters, and how much each counts. */
+  adapters: { name: string; weight: number }[];
   memory: MemoryInfo;
   /** Its id in the cache, if it is there. */
   cached: string | null;
@@ -331,6 +347,8 @@ export interface Model {
   readonly adapter: AdapterInfo;
   /** Continues a text, answers the last of some messages, or continues tokens. */
   generate(prompt: string | Message[] | ArrayLike<number>, options?: GenerateOptions): Generation;
+  /** Sets how much LoRA adapters count, without loading anything; the others keep their weights. See `info.adapters`. */
+  setAdapterWeights(weights: Record<string, number>): Promise<void>;
   /** `special`: with the tokens that the model wants around a text (BOS). Default: true. */
   tokenize(text: string, options?: { special?: boolean }): Promise<Uint32Array>;
   detokenize(tokens: ArrayLike<number>): Promise<string>;

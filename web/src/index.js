@@ -31,10 +31,18 @@ function persist() {
   navigator.storage?.persist?.().catch(() => {});
 }
 
+/** Its folder's name, where it has one, is what an adapter without a name is called. */
+function describedAdapter({ source, name, weight }) {
+  const described = describe(source);
+  const path = described.url ?? (source?.[Symbol.iterator] ? [...source][0]?.webkitRelativePath : '') ?? '';
+  return { source: described, weight, name: name ?? decodeURIComponent(path.split('/').at(-2) || 'adapter') };
+}
+
 async function load(source, options = {}) {
-  const { onProgress, signal, worker, ...rest } = options;
+  const { onProgress, signal, worker, adapters = [], ...given } = options;
   check(signal);
   const described = describe(source);
+  const rest = { ...given, adapters: adapters.map(describedAdapter) };
   const { remote, end } = connect(worker);
   try {
     const loaded = await remote.call('load', { source: described, options: rest }, {
@@ -119,6 +127,10 @@ class Model {
         throw error;
       }
     }, options.signal);
+  }
+
+  async setAdapterWeights(weights) {
+    this.info.adapters = await this.#call('setAdapterWeights', { weights });
   }
 
   tokenize(text, { special = true } = {}) {

@@ -5,7 +5,7 @@ import { browser, loseDevices, survey } from './adapter.js';
 import { HalfbyteError, check } from './errors.js';
 import { meter } from './progress.js';
 import { breather, serve } from './rpc.js';
-import { open } from './sources/open.js';
+import { open, openAdapter } from './sources/open.js';
 
 const breathe = breather();
 const models = new Map();
@@ -81,9 +81,18 @@ const methods = {
     const { device, options: deviceOptions, missing } = await openDevice(options);
     let opened;
     try {
-      opened = await open(source, options, { core, signal, running: () => running, tell, breathe });
-      const settings = JSON.stringify({ context: options.context, precision: options.precision ?? 'auto', quantize: options.quantize, device: deviceOptions });
-      const model = await core.Model.load(device, opened.files, settings, (stage, done, total) => {
+      const context = { core, signal, running: () => running, tell, breathe };
+      opened = await open(source, options, context);
+      const { precision = 'auto', activations = 'f32', quantize } = options;
+      const files = [...opened.files];
+      const adapters = [];
+      for (const { source, name, weight = 1 } of options.adapters ?? []) {
+        const own = await openAdapter(source, context);
+        files.push(...own);
+        adapters.push({ name, weight, files: own.length });
+      }
+      const settings = JSON.stringify({ context: options.context, precision, activations, quantize, adapters, device: deviceOptions });
+      const model = await core.Model.load(device, files, settings, (stage, done, total) => {
         tell({ stage, done, total });
         return goOn(signal);
       });
@@ -110,6 +119,7 @@ const methods = {
     return { summary, adapter: summary.recoveries ? report(model.adapter(), missing) : undefined };
   },
 
+  setAdapterWeights: async ({ handle, weights }) => JSON.parse(await at(handle).model.setAdapterWeights(JSON.stringify(weights))),
   tokenize: ({ handle, text, special }) => at(handle).model.tokenize(text, special),
   detokenize: ({ handle, tokens }) => at(handle).model.detokenize(Uint32Array.from(tokens)),
 

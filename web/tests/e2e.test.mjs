@@ -347,6 +347,27 @@ function inBrowser(name) {
       });
     }
 
+    test('a LoRA adapter counts as much as it is told to', { skip: absent(reals) }, async () => {
+      const folders = { base: join(reals, 'bnb-nf4-dq'), lora: join(reals, 'lora-on-bnb-nf4-dq') };
+      for (const [name, folder] of Object.entries(folders)) {
+        for (const file of readdirSync(folder)) server.store.put(`/${name}/${file}`, { bytes: readFileSync(join(folder, file)) });
+      }
+      const { prompt } = golden(folders.lora);
+      const found = await page.evaluate(async ({ url, prompt, maxTokens }) => {
+        const { Halfbyte } = await import('./halfbyte/index.js');
+        const model = await Halfbyte.load(`${url}/base/`, { precision: 'f32', cache: false, adapters: [{ source: `${url}/lora/` }] });
+        const write = async () => (await model.generate(prompt, { temperature: 0, maxTokens }).summary).tokens;
+        const changed = await write();
+        await model.setAdapterWeights({ lora: 0 });
+        const plain = await write();
+        await model.close();
+        return { changed, plain, adapters: model.info.adapters };
+      }, { url: server.store.url, prompt, maxTokens: LENGTH });
+      const [changed, plain] = [['--lora', folders.lora], []].map((more) => native(folders.base, prompt, LENGTH, ...more).token_ids);
+      assert.notDeepEqual(changed, plain);
+      assert.deepEqual(found, { changed, plain, adapters: [{ name: 'lora', weight: 0 }] });
+    });
+
     test('tensors beyond 4 GiB of a GGUF file are found', async () => {
       await loadGapped(page, 'far.gguf', {}, gapped(readFileSync(TALE), 4.5 * GiB));
       await page.writesAsNative();

@@ -25,9 +25,9 @@ export class Device {
 
 export class Model {
   static async load(device, files, options, onProgress) {
-    const { device: asked } = JSON.parse(options);
+    const { device: asked, adapters, activations } = JSON.parse(options);
     const total = files.reduce((sum, { size }) => sum + size, 0);
-    const model = Object.assign(new Model(), { device, files, asked, context: [] });
+    const model = Object.assign(new Model(), { device, files, asked, adapters, activations, context: [] });
     let done = 0;
     model.sums = {};
     for (const file of files) {
@@ -49,7 +49,16 @@ export class Model {
     return JSON.stringify({
       name: 'fake', format: 'FAKE', architecture: 'llama', layers: 1, hidden: 1, heads: 1, kvHeads: 1, vocabulary: 256, context: 64, parameters: 1,
       bitsPerWeight: 4, chat: this.files.some(({ name }) => name.includes('chat')), tensors: [], memory: { weights: 1, kv: 1, gpu: 2 }, sums: this.sums,
+      adapters: this.adapters, activations: this.activations,
     });
+  }
+  async setAdapterWeights(weights) {
+    for (const [name, weight] of Object.entries(JSON.parse(weights))) {
+      const adapter = this.adapters.find((adapter) => adapter.name === name);
+      if (!adapter) throw fail('Invalid', `adapter: found ${name}`);
+      adapter.weight = weight;
+    }
+    return JSON.stringify(this.adapters);
   }
   adapter() {
     return this.device.report();

@@ -26,8 +26,8 @@ function halfbyte() {
 
 const written = new Map();
 /** `{ text, token_ids, prompt_token_ids, … }`: what the native program writes, greedily, on its CPU with an f32 cache. */
-export function native(model, prompt, count) {
-  const args = ['run', model, prompt, '--temperature', '0', '--max-tokens', String(count), '--precision', 'f32', '--adapter', 'cpu', '--json'];
+export function native(model, prompt, count, ...more) {
+  const args = ['run', model, prompt, '--temperature', '0', '--max-tokens', String(count), '--precision', 'f32', '--adapter', 'cpu', '--json', ...more];
   const key = args.join('\n');
   if (!written.has(key)) written.set(key, JSON.parse(execFileSync(halfbyte(), args, { encoding: 'utf8' })));
   return written.get(key);

@@ -110,6 +110,30 @@ for (const name of chosen) {
         }
       });
 
+      test('adapters: files, and the address of a folder', async () => {
+        const weights = random(3 * MiB, 5);
+        server.store.put('/loras/pirate/adapter_config.json', { bytes: Buffer.from('{}') });
+        server.store.put('/loras/pirate/adapter_model.safetensors', { bytes: weights });
+        const found = await page.evaluate(async (source) => {
+          const { Halfbyte } = window.halfbyte;
+          const own = { 'adapter_config.json': new Blob(['{}']), 'adapter_model.safetensors': new Blob(['ab']) };
+          const model = await Halfbyte.load('embedded', { activations: 'native', adapters: [{ source: own, name: 'own' }, { source, weight: 0.5 }] });
+          const { info: { activations, sums, adapters } } = model;
+          await model.setAdapterWeights({ own: 0 });
+          const message = (error) => error.message;
+          const wrong = await model.setAdapterWeights({ other: 1 }).catch(message);
+          await model.close();
+          const hub = await Halfbyte.load('embedded', { adapters: [{ source: 'hf:a/b' }] }).catch(message);
+          return { activations, sum: sums['adapter_model.safetensors'], adapters, after: model.info.adapters, wrong, hub };
+        }, `${server.store.url}/loras/pirate/`);
+        const both = (weight) => [{ name: 'own', weight, files: 2 }, { name: 'pirate', weight: 0.5, files: 2 }];
+        assert.deepEqual([found.adapters, found.after], [both(1), both(0)]);
+        assert.equal(found.activations, 'native');
+        assert.equal(found.sum, sum(weights));
+        assert.match(found.wrong, /other/);
+        assert.match(found.hub, /adapter's source/);
+      });
+
       test('a dropped folder', async () => {
         const folder = join(mkdtempSync(join(tmpdir(), 'halfbyte-drop-')), 'my-model');
         mkdirSync(join(folder, name === 'chromium' ? 'inner' : '.'), { recursive: true });

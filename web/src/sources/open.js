@@ -60,7 +60,7 @@ async function fromId(id, options, context) {
 }
 
 async function fromNetwork(source, options, context) {
-  const { signal, running, tell } = context;
+  const { signal } = context;
   const why = options.cache === false ? undefined : await unavailable();
   let found;
   try {
@@ -73,9 +73,23 @@ async function fromNetwork(source, options, context) {
     return use(kept.folder, kept.manifest, context);
   }
   if (why === null) return throughCache(source, found, context);
+  return { files: await uncached(found.files, why, context), cached: null, note: why, release() {} };
+}
 
+/** The files of a LoRA adapter, as PEFT names them. They are small and not kept. */
+export async function openAdapter(source, context) {
+  if (source.kind === 'files') return source.files.map(({ name, blob }) => coreFile(name, blob));
+  if (source.kind !== 'url' || !source.url.endsWith('/')) {
+    throw new HalfbyteError('Invalid', 'not an adapter\'s source: expected files of its folder, or the address of its folder, ending in /');
+  }
+  const files = ['adapter_config.json', 'adapter_model.safetensors'].map((name) => new HttpFile(name, new URL(name, source.url).href));
+  return uncached(files, undefined, context);
+}
+
+/** Reads what is not kept range by range, or as a whole where a server has no ranges. */
+async function uncached(all, why, { signal, running, tell }) {
   const files = [];
-  for (const file of found.files) {
+  for (const file of all) {
     await file.open(signal);
     if (!file.ranges && (file.size ?? file.expected ?? 0) > IN_MEMORY) throw tooLarge(file, why);
     if (file.ranges) {
@@ -85,7 +99,7 @@ async function fromNetwork(source, options, context) {
       files.push(coreFile(file.name, await file.whole(IN_MEMORY, signal, tell)));
     }
   }
-  return { files, cached: null, note: why, release() {} };
+  return files;
 }
 
 const tooLarge = (file, why) => new HalfbyteError('Network',
