@@ -201,7 +201,7 @@ impl JsonStyle {
                 out.push('{');
                 let mut fields: Vec<_> = fields.iter().collect();
                 if self.sort {
-                    fields.sort_by_key(|(key, _)| *key);
+                    fields.sort_unstable_by_key(|(key, _)| *key);
                 }
                 for (i, (key, item)) in fields.into_iter().enumerate() {
                     self.separate(i, depth + 1, out);

@@ -253,7 +253,9 @@ fn run_op(op: &Op, step_tensor: &Tensor, step: &Step) -> Result<()> {
             let mut words = out.cpu();
             words[0] = if broken { NO_TOKEN } else { k as u32 };
             let mut order: Vec<usize> = if broken { Vec::new() } else { (0..logits.len()).collect() };
-            order.sort_by(|&a, &b| logits[b].partial_cmp(&logits[a]).unwrap_or(Ordering::Equal));
+            order.sort_unstable_by(|&a, &b| {
+                logits[b].partial_cmp(&logits[a]).unwrap_or(Ordering::Equal).then(a.cmp(&b))
+            });
             for (pair, &i) in words[1..].chunks_exact_mut(2).zip(order.iter().take(k)) {
                 pair.copy_from_slice(&[i as u32, logits[i].to_bits()]);
             }
@@ -418,7 +420,7 @@ fn activate(activation: Activation, gate: f32, up: Option<f32>) -> f64 {
 /// The `count` largest logits, the first of equal ones, with their weights.
 fn route(logits: &[f32], count: usize, normalized: bool) -> Vec<(u32, f32)> {
     let mut order: Vec<usize> = (0..logits.len()).collect();
-    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a])); // stable
+    order.sort_unstable_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
     let weight = |&i: &usize| (logits[i] as f64 - logits[order[0]] as f64).exp();
     let total: f64 = order[..if normalized { count } else { logits.len() }].iter().map(weight).sum();
     order[..count].iter().map(|i| (*i as u32, (weight(i) / total) as f32)).collect()

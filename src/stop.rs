@@ -103,7 +103,7 @@ mod tests {
             let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(one.len())).collect();
             cuts.push(0);
             cuts.push(one.len());
-            cuts.sort();
+            cuts.sort_unstable();
             let pieces: Vec<String> = cuts.windows(2).map(|w| one[w[0]..w[1]].concat()).collect();
             let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
             prop_assert_eq!(stream(&stops, &pieces), expected);

@@ -872,7 +872,7 @@ async fn top_k(bench: &mut Bench) -> Result<f64> {
             let words = device.read_words(tensor, 0, 1 + 2 * k).await?;
             let (count, pairs) = words.split_at(1);
             let mut pairs: Vec<&[u32]> = pairs.chunks(2).collect();
-            pairs.sort();
+            pairs.sort_unstable();
             // Of a broken row only that it is matters.
             sorted.push((count[0], if broken { Vec::new() } else { pairs.concat() }));
         }
@@ -905,7 +905,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Runs one kernel, if it is wanted, on random numbers that do not depend on the ones before it.
+    /// Runs one kernel, if it is wanted. What does not depend on the kernel's type is compiled once.
     async fn case(
         &mut self,
         name: &str,
@@ -913,13 +913,24 @@ impl Run<'_> {
         tolerance: f64,
         kernel: impl AsyncFnOnce(&mut Bench) -> Result<f64>,
     ) -> Result<()> {
-        if !(self.wanted)(name, codec) {
+        if !self.begins(name, codec) {
             return Ok(());
         }
+        let result = kernel(&mut self.bench).await;
+        self.ends(name, codec, tolerance, result)
+    }
+
+    /// Whether a kernel is wanted; its random numbers do not depend on the ones before it.
+    #[inline(never)]
+    fn begins(&mut self, name: &str, codec: &str) -> bool {
         let mix = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3); // FNV-1a
         let hash = name.bytes().chain(codec.bytes()).fold(0xcbf2_9ce4_8422_2325, mix);
         self.bench.rng = StdRng::seed_from_u64(self.seed ^ hash);
-        let result = kernel(&mut self.bench).await;
+        (self.wanted)(name, codec)
+    }
+
+    #[inline(never)]
+    fn ends(&mut self, name: &str, codec: &str, tolerance: f64, result: Result<f64>) -> Result<()> {
         if let Err(lost @ Error::DeviceLost(_)) = result {
             return Err(lost);
         }

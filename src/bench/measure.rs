@@ -231,6 +231,6 @@ async fn kernels(model: &Model, position: usize, tokens: usize) -> Result<Option
         Kernel { kernel, calls, ms: seconds * 1e3, share }
     };
     let mut kernels: Vec<Kernel> = by_name.into_iter().map(kernel).collect();
-    kernels.sort_by(|a, b| b.ms.total_cmp(&a.ms));
+    kernels.sort_unstable_by(|a, b| b.ms.total_cmp(&a.ms));
     Ok(Some(kernels))
 }

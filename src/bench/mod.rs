@@ -188,7 +188,7 @@ pub struct Spread {
 impl Spread {
     /// Of at least one run.
     pub fn of(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
+        values.sort_unstable_by(f64::total_cmp);
         let runs = values.len();
         // Between two values, as much of either as it is near.
         let quantile = |share: f64| {

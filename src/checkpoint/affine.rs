@@ -172,7 +172,7 @@ pub(crate) async fn act_order(g_idx: &TensorInfo, cols: usize, group: usize) -> 
         return Ok(None);
     }
     let mut order: Vec<u32> = (0..of.len() as u32).collect();
-    order.sort_by_key(|&k| of.get(k as usize));
+    order.sort_unstable_by_key(|&k| (of.get(k as usize), k));
     if let Some((k, _)) = order.iter().enumerate().find(|&(k, &from)| !in_place(k, of[from as usize])) {
         let found = of.iter().filter(|&&g| g == (k / group) as i64).count();
         let error = Error::corrupt(format!("g_idx gives group {} the wrong number of inputs", k / group));

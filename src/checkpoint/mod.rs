@@ -520,7 +520,7 @@ impl Checkpoint {
             let (format, shape) = (tensor.dtype.to_string(), tensor.shape.clone());
             all.push(Summary { name: tensor.name.clone(), format, shape, bytes: tensor.bytes() });
         }
-        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         all
     }
 

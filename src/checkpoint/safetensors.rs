@@ -114,7 +114,7 @@ impl Entry {
 /// Every byte of the data belongs to exactly one tensor.
 fn check_cover(tensors: &[TensorInfo], data: u64, size: u64) -> Result<()> {
     let mut order: Vec<&TensorInfo> = tensors.iter().collect();
-    order.sort_by_key(|t| (t.range.start, t.range.end));
+    order.sort_unstable_by_key(|t| (t.range.start, t.range.end));
     let mut at = data;
     for tensor in order {
         if tensor.range.start > at {

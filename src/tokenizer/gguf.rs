@@ -193,7 +193,7 @@ impl SpecialTokens {
             let strip_right = phi3 && !["<unk>", "<s>", "<|endoftext|>"].contains(&text.as_str());
             list.push(SpecialToken { id: id as u32, text: text.clone(), on_request: control, strip_right });
         }
-        list.sort_by_key(|special| std::cmp::Reverse(special.text.len()));
+        list.sort_unstable_by_key(|special| std::cmp::Reverse((special.text.len(), special.id)));
         SpecialTokens(list)
     }
 
