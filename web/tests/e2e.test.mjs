@@ -355,7 +355,7 @@ function inBrowser(name) {
       const { prompt } = golden(folders.lora);
       const found = await page.evaluate(async ({ url, prompt, maxTokens }) => {
         const { Halfbyte } = await import('./halfbyte/index.js');
-        const model = await Halfbyte.load(`${url}/base/`, { precision: 'f32', cache: false, adapters: [{ source: `${url}/lora/` }] });
+        const model = await Halfbyte.load(`${url}/base/`, { precision: 'f32', cache: false, adapters: [{ source: `${url}/lora/`, weight: 4 }] });
         const write = async () => (await model.generate(prompt, { temperature: 0, maxTokens }).summary).tokens;
         const changed = await write();
         await model.setAdapterWeights({ lora: 0 });
@@ -363,7 +363,7 @@ function inBrowser(name) {
         await model.close();
         return { changed, plain, adapters: model.info.adapters };
       }, { url: server.store.url, prompt, maxTokens: LENGTH });
-      const [changed, plain] = [['--lora', folders.lora], []].map((more) => native(folders.base, prompt, LENGTH, ...more).token_ids);
+      const [changed, plain] = [['--lora', `${folders.lora}=4`], []].map((more) => native(folders.base, prompt, LENGTH, ...more).token_ids);
       assert.notDeepEqual(changed, plain);
       assert.deepEqual(found, { changed, plain, adapters: [{ name: 'lora', weight: 0 }] });
     });
