@@ -148,17 +148,20 @@ pub fn relative_error(found: &[f32], wanted: &[f32]) -> f64 {
     if error.is_finite() && found.len() == wanted.len() { error } else { f64::INFINITY }
 }
 
+/// Scales are smaller, so that weights are about as large as those of models.
+const SCALE: f32 = 1.0 / 32.0;
+
 fn random_item(rng: &mut StdRng, kind: Kind) -> u32 {
     match kind {
         Kind::Code(bits) => rng.random_range(0..=u32::MAX >> (32 - bits)),
-        Kind::F32 => rng.random_range(-1.0..1.0f32).to_bits(),
+        Kind::F32 => rng.random_range(-SCALE..SCALE).to_bits(),
         Kind::F16 => {
             // One in eight is a subnormal, which a careless kernel flushes to zero.
             let subnormal = rng.random_range(0..8) == 0;
-            let bits = half::f16::from_f32(rng.random_range(-1.0..1.0f32)).to_bits();
+            let bits = half::f16::from_f32(rng.random_range(-SCALE..SCALE)).to_bits();
             (if subnormal { rng.random_range(1..0x400u16) } else { bits }) as u32
         }
-        Kind::Bf16 => half::bf16::from_f32(rng.random_range(-1.0..1.0f32)).to_bits() as u32,
+        Kind::Bf16 => half::bf16::from_f32(rng.random_range(-SCALE..SCALE)).to_bits() as u32,
         // Every number, the subnormal ones too.
         Kind::E4m3 => rng.random_range(0..127) | rng.random_range(0..2) << 7,
         Kind::E5m2 => rng.random_range(0..124) | rng.random_range(0..2) << 7,
@@ -984,7 +987,9 @@ pub async fn verify_only(
         let tokens = rng.random_range(2..48);
         run.case("gather", &name, TOLERANCE_F32, async |b| gather(b, &codec).await).await?;
         run.case("matvec", &name, TOLERANCE_F32, async |b| product(b, &codec, 1, slots).await).await?;
-        run.case("matmul", &name, TOLERANCE_F32, async |b| product(b, &codec, tokens, slots).await).await?;
+        let halves = context.capabilities().matrix && context.capabilities().half_prompts;
+        let tolerance = if halves { TOLERANCE_F16 } else { TOLERANCE_F32 };
+        run.case("matmul", &name, tolerance, async |b| product(b, &codec, tokens, slots).await).await?;
         if codec.has_integers() {
             // Sums are exact; of a division WGSL asks for 2.5 units in the last place only.
             let tolerance = if codec.divides() { TOLERANCE_F32 } else { 0.0 };
@@ -1062,4 +1067,31 @@ pub async fn verify_only(
     run.case("argmax", "", 0.0, async |b| argmax(b).await).await?;
     run.case("top_k", "", 0.0, async |b| top_k(b).await).await?;
     Ok(run.outcomes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::{Extent, Packed, Piece};
+
+    /// Matrix units multiply weights 256 times as large in f16.
+    #[test]
+    fn weights_that_are_drawn_fit_matrix_units() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let shape = Shape { rows: 64, cols: 256 };
+        for codec in CODECS.iter().flat_map(|family| (family.samples)()).filter(|codec| !codec.is_wide()) {
+            let fields = codec.fields();
+            let count = |i: usize| fields[i].lines(shape.rows) * codec.items(i, 0..shape.cols).len();
+            let mut draw = |i: usize| (0..count(i)).map(|_| random_item(&mut rng, fields[i].kind)).collect();
+            let items = (0..fields.len()).map(&mut draw).collect();
+            let mut packed = Packed::new(codec.clone(), shape);
+            packed.write_piece(&Piece { extent: Extent { rows: 0..64, cols: 0..256 }, items });
+            let mut row = vec![0.0; shape.cols];
+            for r in 0..shape.rows {
+                packed.decode_row(r, &mut row);
+                let largest = row.iter().fold(0f32, |most, w| most.max(w.abs()));
+                assert!(largest < 255.0, "{}: {largest}", codec.name());
+            }
+        }
+    }
 }

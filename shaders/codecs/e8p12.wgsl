@@ -26,9 +26,9 @@ fn halves4(bytes: u32, shift: f32) -> vec4<f32> {
     return bitcast<vec4<f32>>(quarters | vec4(0x4a000000u)) - (2097152.0 + shift);
 }
 
-// The 8 weights of a code, even dimensions in a, odd ones in b.
+// The nibbles of a code with their signs, in bytes, even dimensions and odd ones; and whether the number of signs is odd.
 // Negating a nibble 2v + 8 gives 8 - 2v = 16 - nibble = (nibble ^ 15) + 1, for four at a time.
-fn e8p_point(code: u32) -> Weights8 {
+fn e8p_bytes(code: u32) -> vec3<u32> {
     let signs = code & 0xffu;
     let odd = countOneBits(signs) & 1u;
     let even_signs = e8p_spread((signs ^ odd) & 15u);
@@ -36,8 +36,14 @@ fn e8p_point(code: u32) -> Weights8 {
     let row = e8p_rows[code >> 8u];
     let even_dims = ((row & 0x0f0f0f0fu) ^ (even_signs * 15u)) + even_signs;
     let odd_dims = (((row >> 4u) & 0x0f0f0f0fu) ^ (odd_signs * 15u)) + odd_signs;
-    let shift = 3.75 + 0.5 * f32(odd);
-    return Weights8(halves4(even_dims, shift), halves4(odd_dims, shift));
+    return vec3(even_dims, odd_dims, odd);
+}
+
+// The 8 weights of a code, even dimensions in a, odd ones in b.
+fn e8p_point(code: u32) -> Weights8 {
+    let point = e8p_bytes(code);
+    let shift = 3.75 + 0.5 * f32(point.z);
+    return Weights8(halves4(point.x, shift), halves4(point.y, shift));
 }
 
 // The point of an 8-bit code, in the same order.

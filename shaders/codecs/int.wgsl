@@ -24,7 +24,11 @@ fn group_number(first: u32, index: u32) -> f32 {
 // Of the group that columns 8i .. 8i + 7 belong to; past the last column of the last group.
 fn affine(row: u32, i: u32) -> Affine {
     let runs = (P.cols + 7u) / 8u;
-    let index = cell_index(row, min(i, runs - 1u) / GROUP_RUNS, (runs + GROUP_RUNS - 1u) / GROUP_RUNS);
+    var group = min(i, runs - 1u) / GROUP_RUNS;
+    if (GROUP_RUNS % 4u == 0u) {
+        group = i / 4u / max(GROUP_RUNS / 4u, 1u); // of a unit, so that compilers see what its octets share
+    }
+    let index = cell_index(row, group, (runs + GROUP_RUNS - 1u) / GROUP_RUNS);
     var scale = group_number(P.sections.y, index);
     if (DIVISOR > 1u) {
         scale /= f32(DIVISOR);

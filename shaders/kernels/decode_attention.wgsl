@@ -97,11 +97,22 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         }
         if (part < SPLIT) {
             let count = min(LANES, end - tile);
-            for (var i = part; i < count; i += SPLIT) {
-                let at = (kv_head * P.context + tile + i) * ENTRIES + column / FOURS;
-                let value = from_cache(values[at], column);
+            // Four at a time, so that the memory has more to do at once.
+            let first_value = kv_head * P.context + tile;
+            for (var i = part; i < count; i += 4u * SPLIT) {
+                let own = vec4(i) + SPLIT * vec4(0u, 1u, 2u, 3u);
+                let at = min(own, vec4(count - 1u));
+                let entries = (first_value + at) * ENTRIES + column / FOURS;
+                let a = values[entries.x];
+                let b = values[entries.y];
+                let c = values[entries.z];
+                let d = values[entries.w];
+                let within = select(vec4(0.0), vec4(1.0), own < vec4(count));
                 for (var g = 0u; g < GROUP; g++) {
-                    sum[g] += weights[g * LANES + i] * value;
+                    let w = within * vec4(weights[g * LANES + at.x], weights[g * LANES + at.y],
+                                          weights[g * LANES + at.z], weights[g * LANES + at.w]);
+                    sum[g] += w.x * from_cache(a, column) + w.y * from_cache(b, column)
+                        + w.z * from_cache(c, column) + w.w * from_cache(d, column);
                 }
             }
         }

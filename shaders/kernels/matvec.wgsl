@@ -1,18 +1,7 @@
 // y[t, row] (+)= Σ_k W[row, k]·x[t, k] + bias[row]: a lane owns TILES rows; SPLIT lanes share a row.
 // x: [tokens, cols], y: [tokens, rows of the whole layer]; one token an id.y of the grid.
 // requires: codec, x source, lib/product.wgsl, lib/product_io.wgsl or lib/product_io_normed.wgsl, lib/product_out.wgsl,
-// lib/rows_plain.wgsl or lib/rows_gated.wgsl
-
-var<workgroup> partial: array<f32, 32u * SPLIT * TILES>;
-
-// The sum over the lanes of a row.
-fn sum_of(tile: u32, lane: u32) -> f32 {
-    var sum = 0.0;
-    for (var i = 0u; i < SPLIT; i++) {
-        sum += partial[(tile * SPLIT + i) * 32u + lane];
-    }
-    return sum;
-}
+// lib/rows_plain.wgsl or lib/rows_gated.wgsl, lib/split.wgsl
 
 @compute @workgroup_size(32, SPLIT)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>) {
@@ -52,19 +41,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
             sums.w += dot32(rows.w, unit, x);
         }
     }
-    if (SPLIT > 1u) {
-        partial[index] = sums.x;
-        if (TILES > 1u) {
-            partial[32u * SPLIT + index] = sums.y;
-        }
-        workgroupBarrier();
-        if (lane.y > 0u) {
-            return;
-        }
-        sums.x = sum_of(0u, lane.x);
-        if (TILES > 1u) {
-            sums.y = sum_of(1u, lane.x);
-        }
+    sums = together(sums, lane.xy);
+    if (lane.y == 0u) {
+        finish(token, row, sums * factor);
     }
-    finish(token, row, sums * factor);
 }

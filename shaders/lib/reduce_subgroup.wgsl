@@ -2,7 +2,7 @@
 // Right for any subgroup size, uneven ones too: every lane counts the subgroups by their first lanes.
 // provides: reduce_add, reduce_max
 
-var<workgroup> reduction: array<f32, LANES>;
+var<workgroup> reduction: array<f32, LANES / 4u>; // the smallest subgroup has four lanes
 var<workgroup> leaders: atomic<u32>;
 
 // Puts one value a subgroup side by side in `reduction`; returns how many there are.

@@ -95,8 +95,9 @@ pub struct Common {
     /// logits, perplexity]
     #[arg(long, alias = "precision", value_name = "C", value_parser = str::parse::<CacheFormat>)]
     pub kv_cache: Option<CacheFormat>,
-    /// What products multiply weights with: f32, activations as they are; native, quantized to 8 bits where the
-    /// checkpoint was made for that (W8A8, FP8, BitNet) [default: f32]
+    /// What products multiply weights with: f32, activations as they are; f16, prompts rounded where the adapter has
+    /// matrix units (faster, errors of 2e-4); native, quantized to 8 bits where the checkpoint was made for that (W8A8,
+    /// FP8, BitNet) [default: f32]
     #[arg(
         long,
         value_enum,
@@ -116,9 +117,9 @@ pub struct Common {
     /// Keep nothing and use nothing kept: compile all kernels, take those that suit adapters of its class
     #[arg(long, env = "HALFBYTE_NO_CACHE", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub no_cache: bool,
-    /// Capabilities to leave unused: f16, subgroups, dot4
+    /// Capabilities to leave unused: f16, subgroups, dot4, matrix
     #[arg(long, value_name = "LIST", value_delimiter = ',', hide_possible_values = true,
-        value_parser = ["f16", "subgroups", "dot4"])]
+        value_parser = ["f16", "subgroups", "dot4", "matrix"])]
     pub without: Vec<String>,
     /// Limits to keep to: adapter, all it has; floor, what WebGPU guarantees; iphone, 1 GiB buffers, 1.5 GB in all
     #[arg(long, value_enum, value_name = "L", hide_possible_values = true, default_value = "adapter")]
@@ -131,6 +132,8 @@ pub enum ActivationsArg {
     /// As they are
     #[default]
     F32,
+    /// The same, but prompts in f16 where there are matrix units
+    F16,
     /// Quantized as the checkpoint says
     Native,
 }
@@ -163,7 +166,9 @@ impl Common {
             LimitsArg::Adapter => LimitSet::Adapter,
         };
         let pipeline_cache = self.cache_folder();
-        Options { adapter, limits, without: self.without.clone(), pipeline_cache, ..Options::default() }
+        let half_prompts = self.activations == ActivationsArg::F16;
+        let without = self.without.clone();
+        Options { adapter, limits, without, half_prompts, pipeline_cache, ..Options::default() }
     }
 
     /// Where compiled kernels and measurements of adapters are kept.
@@ -198,7 +203,7 @@ impl Common {
     /// Load options of the flags; `default` is the command's own cache.
     pub fn load_options(&self, default: CacheFormat) -> LoadOptions {
         let activations = match self.activations {
-            ActivationsArg::F32 => ActivationMode::F32,
+            ActivationsArg::F32 | ActivationsArg::F16 => ActivationMode::F32,
             ActivationsArg::Native => ActivationMode::Native,
         };
         LoadOptions {

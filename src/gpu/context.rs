@@ -1,6 +1,6 @@
 //! Adapter, device, capabilities: everything that differs between machines, decided at run time.
 
-use super::kernels::Tuning;
+use super::kernels::{MATRIX_BYTES, Tuning};
 use super::pipeline::Pipelines;
 use crate::device::GpuBuffer;
 use crate::error::{Error, Result};
@@ -51,8 +51,11 @@ pub struct Options {
     pub adapter: AdapterChoice,
     /// Which limits.
     pub limits: LimitSet,
-    /// Capabilities to leave unused: `f16`, `subgroups`, `dot4`.
+    /// Capabilities to leave unused: `f16`, `subgroups`, `dot4`, `matrix`.
     pub without: Vec<String>,
+    /// Let prompts multiply in f16 where the adapter has matrix units, which is faster and not as exact: weights and
+    /// activations lose about 2e-4 of their size. Without, they multiply as two halves each, which is as good as f32.
+    pub half_prompts: bool,
     /// What a page knows of its adapter.
     pub browser: Option<Browser>,
     /// Use the kernels of real GPUs on a software adapter too, for tests.
@@ -72,6 +75,7 @@ impl Options {
         wgpu::DeviceDescriptor {
             label: Some("halfbyte"),
             required_features: features(adapter, self),
+            experimental_features: experimental(adapter, self),
             required_limits: limits(adapter, self),
             ..Default::default()
         }
@@ -98,6 +102,11 @@ pub struct Capabilities {
     pub subgroups: Option<(u32, u32)>,
     /// Packed 8-bit dot products (always there; this says whether to use them).
     pub dot4: bool,
+    /// Matrix units for f16 (16 × 16, into f32), in subgroups of 32 lanes.
+    pub matrix: bool,
+    /// They may round, see [`Options::half_prompts`].
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub half_prompts: bool,
     /// A software adapter: one row a lane beats splitting a row.
     pub software: bool,
     /// Largest storage binding in bytes.
@@ -121,6 +130,8 @@ impl Capabilities {
         f16: false,
         subgroups: None,
         dot4: true,
+        matrix: false,
+        half_prompts: false,
         software: false,
         max_binding: 128 << 20,
         max_buffer: 256 << 20,
@@ -281,7 +292,45 @@ async fn usable(instance: &wgpu::Instance, choice: &AdapterChoice) -> Vec<wgpu::
     all
 }
 
-fn features(adapter: &wgpu::Adapter, Options { without, pipeline_cache, .. }: &Options) -> wgpu::Features {
+/// Whether the adapter multiplies matrices of 16 × 16 f16 into f32, in subgroups of 32 lanes.
+fn has_matrix_units(adapter: &wgpu::Adapter, options: &Options) -> bool {
+    let (info, without) = (adapter.get_info(), |name: &str| options.without.iter().any(|w| w == name));
+    let suits = |p: &wgpu::CooperativeMatrixProperties| {
+        use wgpu::CooperativeScalarType::{F16, F32};
+        (p.m_size, p.n_size, p.k_size, p.ab_type, p.cr_type) == (16, 16, 16, F16, F32)
+    };
+    let needed = wgpu::Features::SHADER_F16
+        | wgpu::Features::SUBGROUP
+        | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+    options.limits == LimitSet::Adapter
+        && !["f16", "subgroups", "matrix"].into_iter().any(without)
+        && adapter.features().contains(needed)
+        && (info.subgroup_min_size, info.subgroup_max_size) == (32, 32)
+        && adapter.limits().max_compute_workgroup_storage_size >= MATRIX_BYTES
+        && adapter.cooperative_matrix_properties().iter().any(suits)
+}
+
+fn experimental(adapter: &wgpu::Adapter, options: &Options) -> wgpu::ExperimentalFeatures {
+    match has_matrix_units(adapter, options) {
+        // SAFETY: wgpu asks for this before it lets anyone use cooperative matrices, whose shaders it may not check in
+        // full. Ours are `matmul_matrix.wgsl` alone, whose matrices lie within arrays of its own.
+        true => unsafe { wgpu::ExperimentalFeatures::enabled() },
+        false => wgpu::ExperimentalFeatures::disabled(),
+    }
+}
+
+fn features(adapter: &wgpu::Adapter, options: &Options) -> wgpu::Features {
+    let matrix = match has_matrix_units(adapter, options) {
+        true => wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX,
+        false => wgpu::Features::empty(),
+    };
+    matrix | usual_features(adapter, options)
+}
+
+fn usual_features(
+    adapter: &wgpu::Adapter,
+    Options { without, pipeline_cache, .. }: &Options,
+) -> wgpu::Features {
     let mut wanted = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
     if without.iter().any(|w| w == "f16") {
         wanted.remove(wgpu::Features::SHADER_F16);
@@ -329,6 +378,8 @@ fn capabilities(
         f16: features.contains(wgpu::Features::SHADER_F16),
         subgroups: subgroups.or(asked),
         dot4: !options.without.iter().any(|w| w == "dot4"),
+        matrix: features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
+        half_prompts: options.half_prompts,
         software: (software || info.device_type == wgpu::DeviceType::Cpu) && !options.as_gpu,
         max_binding: limits.max_storage_buffer_binding_size,
         max_buffer: limits.max_buffer_size,
@@ -407,9 +458,9 @@ impl Context {
     /// Opens the adapter that `options` name.
     pub async fn open(options: &Options) -> Result<Self> {
         for name in &options.without {
-            if !["f16", "subgroups", "dot4"].contains(&name.as_str()) {
+            if !["f16", "subgroups", "dot4", "matrix"].contains(&name.as_str()) {
                 return Err(Error::invalid("unknown capability")
-                    .expected("f16, subgroups or dot4")
+                    .expected("f16, subgroups, dot4 or matrix")
                     .found(name)
                     .remedy("see --without in the help"));
             }
@@ -509,6 +560,11 @@ impl Context {
     /// The adapter, for people.
     pub fn report(&self) -> &AdapterReport {
         &self.shared.report
+    }
+
+    /// Whether the device is a program on the CPU, whatever kernels it uses.
+    pub(crate) fn is_software(&self) -> bool {
+        self.shared.report.kind == kind_name(wgpu::DeviceType::Cpu)
     }
 
     /// Whether it computes nothing, see [`AdapterChoice::Noop`].

@@ -59,6 +59,7 @@ pub(crate) fn codec_module(kernel: &'static str, codec: &dyn Codec) -> Module {
         constants: codec.constants().into_iter().map(|(name, v)| (name, Constant::U32(v))).collect(),
         parts: [codec.family().wgsl, &["lib/product.wgsl"]].concat(),
         invocations: None,
+        workgroup_bytes: None,
     }
 }
 
@@ -68,8 +69,12 @@ pub(crate) fn codec_module(kernel: &'static str, codec: &dyn Codec) -> Module {
 pub(crate) enum Spread {
     /// One token: a lane works on `tiles` rows (even where the product is gated), `split` lanes share each of them.
     Matvec { tiles: u32, split: u32, x: XSource },
+    /// One token by packed dot products, for codecs [of integers](Codec::fixed): `tiles` and `split` as there.
+    Fixed { tiles: u32, split: u32 },
     /// Many tokens, by tiles of 64 rows × 4·`high` tokens in workgroup memory.
     Tiles { high: u32 },
+    /// Many tokens by matrix units, 128 rows × 128 tokens a workgroup; `exact`: as good as f32.
+    Matrix { exact: bool },
     /// Many tokens: a lane owns `rows` rows × 8·`eights` tokens.
     Rows { rows: u32, eights: u32, x: XSource },
 }
@@ -91,10 +96,24 @@ pub(crate) enum XSource {
     Subgroup,
 }
 
+impl XSource {
+    fn link(self, module: &mut Module) {
+        match self {
+            XSource::Lane => module.parts.push("lib/x_lane.wgsl"),
+            XSource::Subgroup => {
+                module.enable.push("subgroups");
+                module.parts.push("lib/x_subgroup.wgsl");
+            }
+        }
+    }
+}
+
 /// The spreads of large matrices that suit an adapter: its class says which, or a measurement, see [`super::tuning`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tuning {
     pub(crate) decode: Spread,
+    /// For codecs with integers, where that is faster.
+    pub(crate) fixed: Option<Spread>,
     pub(crate) prefill: Spread,
 }
 
@@ -116,11 +135,15 @@ impl Tuning {
                     // compiler takes many seconds for a block of rows × tokens.
                     XSource::Lane => Spread::Tiles { high: 8 },
                 };
-                Self { decode: Spread::Matvec { tiles: 4, split: 1, x }, prefill }
+                Self { decode: Spread::Matvec { tiles: 4, split: 1, x }, fixed: None, prefill }
             }
             false => Self {
                 decode: Spread::Matvec { tiles: 1, split: 16, x: XSource::Lane },
-                prefill: Spread::Tiles { high: 16 },
+                fixed: has_fixed(capabilities).then_some(Spread::Fixed { tiles: 2, split: 8 }),
+                prefill: match capabilities.matrix {
+                    true => Spread::Matrix { exact: !capabilities.half_prompts },
+                    false => Spread::Tiles { high: 16 },
+                },
             },
         }
     }
@@ -129,14 +152,15 @@ impl Tuning {
     #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn with(self, spread: Spread) -> Self {
         match spread {
+            Spread::Fixed { .. } => Self { fixed: Some(spread), ..self },
             Spread::Matvec { .. } => Self { decode: spread, ..self },
             _ => Self { prefill: spread, ..self },
         }
     }
 
-    /// All that may turn out to be fastest, the class's own first.
+    /// All that may turn out to be fastest: for one token, for one token and integers, for many; the class's own first.
     #[cfg(not(target_arch = "wasm32"))]
-    pub(crate) fn candidates(capabilities: &Capabilities) -> (Vec<Spread>, Vec<Spread>) {
+    pub(crate) fn candidates(capabilities: &Capabilities) -> [Vec<Spread>; 3] {
         let own = Self::of_class(capabilities);
         let wide = has_wide_subgroups(capabilities);
         let (software, invocations) = (capabilities.software, capabilities.invocations);
@@ -144,16 +168,36 @@ impl Tuning {
             Spread::Matvec { split: 1, x: XSource::Lane, .. } => software,
             Spread::Matvec { split: 1, x: XSource::Subgroup, .. } => software && wide,
             Spread::Matvec { split, .. } => !software && TILE as u32 * split <= invocations,
+            Spread::Fixed { tiles, split } => {
+                let room = fixed_bytes(tiles, split) <= capabilities.workgroup_bytes;
+                has_fixed(capabilities) && TILE as u32 * split <= invocations && room
+            }
             Spread::Tiles { .. } => true,
+            Spread::Matrix { exact } => capabilities.matrix && exact != capabilities.half_prompts,
             Spread::Rows { .. } => software && wide,
         };
-        let others = Spread::ALL.into_iter().filter(|spread| ![own.decode, own.prefill].contains(spread));
-        let (mut decode, mut prefill): (Vec<_>, Vec<_>) =
-            others.filter(fits).partition(|spread| matches!(spread, Spread::Matvec { .. }));
-        decode.insert(0, own.decode);
-        prefill.insert(0, own.prefill);
-        (decode, prefill)
+        let kind = |spread: &Spread| match spread {
+            Spread::Matvec { .. } => 0,
+            Spread::Fixed { .. } => 1,
+            _ => 2,
+        };
+        let mut all = [vec![own.decode], Vec::from_iter(own.fixed), vec![own.prefill]];
+        for spread in Spread::ALL.into_iter().filter(fits) {
+            let list = &mut all[kind(&spread)];
+            if !list.contains(&spread) {
+                list.push(spread);
+            }
+        }
+        all
     }
+}
+
+/// Whether packed dot products are there to be used, and lanes can ask their neighbours.
+fn has_fixed(capabilities: &Capabilities) -> bool {
+    !cfg!(target_arch = "wasm32")
+        && !capabilities.software
+        && capabilities.dot4
+        && capabilities.subgroups.is_some_and(|(smallest, _)| smallest >= 4)
 }
 
 /// Whether eight lanes can show each other what they loaded.
@@ -170,9 +214,27 @@ pub(crate) fn has_wide_rows(capabilities: &Capabilities) -> bool {
     Tuning::now(capabilities).prefill == WIDE_ROWS
 }
 
+/// Whether there is such a kernel for the codec.
+fn codec_suits(codec: &dyn Codec, spread: Spread) -> bool {
+    match spread {
+        Spread::Fixed { .. } => codec.fixed().is_some(),
+        Spread::Matrix { .. } => codec.workgroup_bytes() <= MATRIX_TABLES && !codec.is_wide(),
+        _ => true,
+    }
+}
+
+/// Bytes of workgroup memory that products by matrix units take, and how many of them are for a codec's tables.
+pub(crate) const MATRIX_BYTES: u32 = 32 << 10;
+const MATRIX_TABLES: u32 = MATRIX_BYTES - 4 * 128 * 6 * 8 - 4096;
+
+/// Words of four f16 that a token's activations are for them, of so many columns.
+fn halves_vecs(cols: usize) -> usize {
+    16 * cols.div_ceil(UNIT) + 1
+}
+
 impl Spread {
     /// All that [`Spread::choose`] returns.
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 20] = [
         Spread::Matvec { tiles: 1, split: 1, x: XSource::Lane },
         Spread::Matvec { tiles: 4, split: 1, x: XSource::Lane },
         Spread::Matvec { tiles: 1, split: 1, x: XSource::Subgroup },
@@ -181,14 +243,22 @@ impl Spread {
         Spread::Matvec { tiles: 1, split: 4, x: XSource::Lane },
         Spread::Matvec { tiles: 1, split: 8, x: XSource::Lane },
         Spread::Matvec { tiles: 1, split: 16, x: XSource::Lane },
+        Spread::Fixed { tiles: 1, split: 4 },
+        Spread::Fixed { tiles: 1, split: 8 },
+        Spread::Fixed { tiles: 1, split: 16 },
+        Spread::Fixed { tiles: 2, split: 8 },
+        Spread::Fixed { tiles: 2, split: 16 },
+        Spread::Fixed { tiles: 4, split: 8 },
         Spread::Tiles { high: 8 },
         Spread::Tiles { high: 16 },
         NARROW_ROWS,
         WIDE_ROWS,
+        Spread::Matrix { exact: true },
+        Spread::Matrix { exact: false },
     ];
 
     /// Those of them that a norm before the product or a gated activation after it is tested with.
-    const FUSED: [Self; 7] = [
+    const FUSED: [Self; 9] = [
         Spread::Matvec { tiles: 2, split: 1, x: XSource::Lane },
         Spread::Matvec { tiles: 4, split: 1, x: XSource::Lane },
         Spread::Matvec { tiles: 2, split: 2, x: XSource::Lane },
@@ -196,29 +266,60 @@ impl Spread {
         Spread::Matvec { tiles: 4, split: 1, x: XSource::Subgroup },
         Spread::Matvec { tiles: 2, split: 8, x: XSource::Lane },
         Spread::Matvec { tiles: 2, split: 16, x: XSource::Lane },
+        Spread::Fixed { tiles: 2, split: 8 },
+        Spread::Fixed { tiles: 4, split: 8 },
     ];
 
     /// For a matrix of `shape`, in a recording of up to `tokens` tokens.
-    fn choose(capabilities: &Capabilities, shape: Shape, tokens: usize, gated: bool) -> Self {
-        let Tuning { decode, prefill } = Tuning::now(capabilities);
+    fn choose(
+        capabilities: &Capabilities,
+        codec: &dyn Codec,
+        shape: Shape,
+        tokens: usize,
+        gated: bool,
+    ) -> Self {
+        let Tuning { decode, fixed, prefill } = Tuning::now(capabilities);
         if tokens >= MATMUL_FROM {
             return match prefill {
                 Spread::Tiles { high } => Spread::Tiles { high: if tokens <= 32 { 8 } else { high } },
                 WIDE_ROWS if shape.rows < WIDE_ROWS.block().0 => NARROW_ROWS,
+                Spread::Matrix { .. } if !codec_suits(codec, prefill) => Spread::Tiles { high: 16 },
                 other => other,
             };
+        }
+        let least = if gated { 2 } else { 1 };
+        if let Some(Spread::Fixed { mut tiles, mut split }) = fixed.filter(|_| codec.fixed().is_some()) {
+            let fits = |tiles, split| {
+                let bytes = fixed_bytes(tiles, split) + codec.workgroup_bytes();
+                bytes <= capabilities.workgroup_bytes && TILE as u32 * split <= capabilities.invocations
+            };
+            // Enough workgroups for a large GPU, else more lanes in each; and four units for every lane.
+            while tiles > least && (shape.rows < 256 * TILE * tiles as usize || !fits(tiles, split)) {
+                tiles /= 2;
+            }
+            let tiles = tiles.max(least);
+            if shape.rows < 256 * TILE && split < 16 && fits(tiles, 16) {
+                split = 16;
+            }
+            while split > 4 && shape.cols < 4 * UNIT * split as usize {
+                split /= 2;
+            }
+            if fits(tiles, split) {
+                return Spread::Fixed { tiles, split };
+            }
         }
         let Spread::Matvec { tiles, split, x } = decode else { return decode };
         let tiles = if shape.rows >= TILE * tiles as usize { tiles } else { 1 };
         let split = split.min(lanes_a_row(shape.cols, capabilities.invocations));
-        Spread::Matvec { tiles: tiles.max(if gated { 2 } else { 1 }), split, x }
+        Spread::Matvec { tiles: tiles.max(least), split, x }
     }
 
     /// Rows and tokens that a workgroup works on.
     const fn block(self) -> (usize, u32) {
         match self {
-            Spread::Matvec { tiles, .. } => (TILE * tiles as usize, 1),
+            Spread::Matvec { tiles, .. } | Spread::Fixed { tiles, .. } => (TILE * tiles as usize, 1),
             Spread::Tiles { high } => (2 * TILE, 4 * high),
+            Spread::Matrix { .. } => (4 * TILE, 128),
             Spread::Rows { rows, eights, .. } => (TILE * rows as usize, 8 * eights),
         }
     }
@@ -254,6 +355,15 @@ fn beyond_floor(lanes: u32) -> Option<u32> {
 /// Bytes of workgroup memory that WebGPU promises.
 const FLOOR_BYTES: u32 = Capabilities::FLOOR.workgroup_bytes;
 
+/// Units of x that a matvec by packed dot products has in workgroup memory.
+const FIXED_UNITS: u32 = 128;
+
+/// Bytes of its workgroup memory, without its codec's tables, and with what a norm before it needs.
+fn fixed_bytes(tiles: u32, split: u32) -> u32 {
+    let (x, lanes) = ((6 * 16 + 12) * FIXED_UNITS, TILE as u32 * split);
+    x + 4 * lanes * tiles + lanes + 4
+}
+
 /// Bytes of workgroup memory of a matvec, without its codec's tables.
 fn matvec_bytes(tiles: u32, split: u32, normed: Option<usize>) -> u32 {
     let staged = normed.map_or(0, |cols| cols.next_multiple_of(UNIT) as u32 * 4 + 4 * TILE as u32 * split);
@@ -285,68 +395,90 @@ impl ProductSlots {
     pub(crate) fn module(self, codec: &dyn Codec, spread: Spread) -> Module {
         let (kernel, file) = match spread {
             Spread::Matvec { .. } => ("matvec", "kernels/matvec.wgsl"),
+            Spread::Fixed { .. } => ("matvec_fixed", "kernels/matvec_fixed.wgsl"),
             Spread::Tiles { .. } => ("matmul", "kernels/matmul.wgsl"),
+            Spread::Matrix { .. } => ("matmul_matrix", "kernels/matmul_matrix.wgsl"),
             Spread::Rows { .. } => ("matmul_rows", "kernels/matmul_rows.wgsl"),
         };
+        let fixed = matches!(spread, Spread::Fixed { .. });
         let mut module = codec_module(kernel, codec);
         module.parts.extend(["lib/product_out.wgsl", file]);
         module.constants.extend(self.constants());
-        match self.normed {
-            Some(cols) => {
-                let vecs = (cols.next_multiple_of(UNIT) / 4) as u32;
-                module.constants.push(("X_VECS", vecs.into()));
-                module.parts.extend(["lib/product_io_normed.wgsl", "lib/reduce_workgroup.wgsl"]);
-            }
-            None => {
-                module.constants.push(("RAGGED", self.ragged.into()));
-                module.parts.push("lib/product_io.wgsl");
-            }
+        if self.normed.is_none() || fixed {
+            module.constants.push(("RAGGED", self.ragged.into()));
         }
-        let x = match spread {
+        module.parts.extend(match (self.normed, fixed) {
+            (None, _) if matches!(spread, Spread::Matrix { .. }) => &[][..],
+            (None, _) => &["lib/product_io.wgsl"],
+            (Some(_), true) => &["lib/product_io_squared.wgsl", "lib/reduce_subgroup.wgsl"],
+            (Some(_), false) => &["lib/product_io_normed.wgsl", "lib/reduce_workgroup.wgsl"],
+        });
+        match spread {
             Spread::Matvec { tiles, split, x } => {
-                let lanes = TILE as u32 * split;
-                module.invocations = beyond_floor(lanes);
-                let room = FLOOR_BYTES.saturating_sub(matvec_bytes(tiles, split, self.normed));
-                module.constants.extend([
-                    ("TILES", Constant::U32(tiles)),
-                    ("SPLIT", split.into()),
-                    ("TABLE_ROOM", room.into()),
-                ]);
-                if self.normed.is_some() {
-                    module.constants.push(("LANES", lanes.into()));
+                if let Some(cols) = self.normed {
+                    let vecs = (cols.next_multiple_of(UNIT) / 4) as u32;
+                    let lanes = Constant::U32(TILE as u32 * split);
+                    module.constants.extend([("X_VECS", vecs.into()), ("LANES", lanes)]);
                 }
-                match self.gated {
-                    Some(activation) => {
-                        module.constants.push(("ACTIVATION", activation_number(activation).into()));
-                        let parts = ["lib/rows_gated.wgsl", "lib/activation.wgsl", "lib/tanh.wgsl"];
-                        module.parts.extend(parts);
-                    }
-                    None => module.parts.push("lib/rows_plain.wgsl"),
-                }
-                Some(x)
+                self.share_rows(&mut module, tiles, split, matvec_bytes(tiles, split, self.normed));
+                x.link(&mut module);
             }
-            Spread::Tiles { high } => {
-                module.constants.push(("HIGH", high.into()));
-                None
+            Spread::Fixed { tiles, split } => {
+                module.enable.push("subgroups");
+                let lanes = Constant::U32(TILE as u32 * split);
+                module.constants.extend([("CHUNK", Constant::U32(FIXED_UNITS)), ("LANES", lanes)]);
+                module.parts.push("lib/fixed.wgsl");
+                module.parts.extend(codec.fixed());
+                let bytes = fixed_bytes(tiles, split);
+                self.share_rows(&mut module, tiles, split, bytes);
+                let beyond = bytes + codec.workgroup_bytes() > FLOOR_BYTES;
+                module.workgroup_bytes = beyond.then_some(2 * FLOOR_BYTES);
+            }
+            Spread::Tiles { high } => module.constants.push(("HIGH", high.into())),
+            Spread::Matrix { exact } => {
+                module.constants.push(("EXACT", exact.into()));
+                module.enable.extend(["f16", "subgroups", "wgpu_cooperative_matrix"]);
+                module.workgroup_bytes = Some(MATRIX_BYTES);
             }
             Spread::Rows { rows, eights, x } => {
                 module.constants.extend([("BLOCK_ROWS", Constant::U32(rows)), ("EIGHTS", eights.into())]);
-                Some(x)
+                x.link(&mut module);
             }
-        };
-        if !matches!(spread, Spread::Matvec { .. }) {
+        }
+        if !matches!(spread, Spread::Matvec { .. } | Spread::Fixed { .. }) {
             module.constants.push(("HEAD", (self.rows == Rows::Head).into()));
             module.parts.push("lib/step.wgsl");
         }
-        match x {
-            Some(XSource::Lane) => module.parts.push("lib/x_lane.wgsl"),
-            Some(XSource::Subgroup) => {
-                module.enable.push("subgroups");
-                module.parts.push("lib/x_subgroup.wgsl");
-            }
-            None => {}
-        }
         module
+    }
+
+    /// What makes f16 of the activations for [`Spread::Matrix`].
+    fn halves(self) -> Module {
+        let mut module = module("halves", "kernels/halves.wgsl");
+        module.name.push_str(&self.suffix());
+        module.constants.extend(self.constants());
+        module.constants.push(("RAGGED", self.ragged.into()));
+        module.parts.extend(["lib/product.wgsl", "lib/product_io.wgsl", "lib/product_out.wgsl"]);
+        module.enable.push("f16");
+        module
+    }
+
+    /// What all matvecs have: `bytes` of workgroup memory, lanes that share rows, and where these go.
+    fn share_rows(self, module: &mut Module, tiles: u32, split: u32, bytes: u32) {
+        module.invocations = beyond_floor(TILE as u32 * split);
+        module.constants.extend([
+            ("TILES", Constant::U32(tiles)),
+            ("SPLIT", split.into()),
+            ("TABLE_ROOM", FLOOR_BYTES.saturating_sub(bytes).into()),
+        ]);
+        module.parts.push("lib/split.wgsl");
+        match self.gated {
+            Some(activation) => {
+                module.constants.push(("ACTIVATION", activation_number(activation).into()));
+                module.parts.extend(["lib/rows_gated.wgsl", "lib/activation.wgsl", "lib/tanh.wgsl"]);
+            }
+            None => module.parts.push("lib/rows_plain.wgsl"),
+        }
     }
 
     /// The product in integers of `batch` tokens at a time, `split` lanes a row.
@@ -764,7 +896,8 @@ fn codec_buffers(part: &Part) -> Vec<(u32, &wgpu::Buffer)> {
 pub(crate) fn normed_fits(matrix: &Matrix, capabilities: &Capabilities) -> bool {
     let (codec, cols) = (&*matrix.codec, matrix.shape.cols);
     cols.is_multiple_of(4)
-        && matrix.parts().iter().all(|part| match Spread::choose(capabilities, part.shape, 1, true) {
+        && matrix.parts().iter().all(|part| match Spread::choose(capabilities, codec, part.shape, 1, true) {
+            Spread::Fixed { .. } => true,
             Spread::Matvec { tiles, split, .. } => {
                 let bytes = matvec_bytes(tiles, split, Some(cols)) + codec.workgroup_bytes();
                 bytes <= capabilities.workgroup_bytes
@@ -787,6 +920,14 @@ pub(crate) fn scratch_bytes(fused: &Fused<'_>, capabilities: &Capabilities) -> u
     match fused {
         Fused::Attention { rope: Op::Rope { heads, norms, cache, .. }, .. } => {
             DecodeAttention::of(heads, norms.is_some(), cache, capabilities).bytes(heads.heads)
+        }
+        Fused::One(Op::Product { int8: false, matrix, out, .. }) => {
+            let by_matrix = |part: &Part| {
+                let spread = Spread::choose(capabilities, &*matrix.codec, part.shape, out.rows, false);
+                matches!(spread, Spread::Matrix { .. })
+            };
+            let used = matrix.parts().iter().any(by_matrix);
+            if used { (out.rows * halves_vecs(matrix.shape.cols) * 8) as u64 } else { 0 }
         }
         _ => 0,
     }
@@ -1064,7 +1205,7 @@ fn lower_one<'a>(
 fn lower_product<'a>(
     [norm, product, glu]: [Option<&'a Op>; 3],
     step: &'a Tensor,
-    Spare { unused, .. }: Spare<'a>,
+    Spare { unused, scratch }: Spare<'a>,
     capabilities: &Capabilities,
 ) -> Result<Vec<Lowered<'a>>> {
     let Some(Op::Product { rows, matrix, x, permutation, bias, out, offset, add, .. }) = product else {
@@ -1094,7 +1235,7 @@ fn lower_product<'a>(
             normed: norm.map(|_| part.shape.cols),
             gated,
         };
-        let spread = Spread::choose(capabilities, part.shape, out.rows, gated.is_some());
+        let spread = Spread::choose(capabilities, codec, part.shape, out.rows, gated.is_some());
         let (block_rows, block_tokens) = spread.block();
         let mut params = product_params(codec, part, x.cols, out.cols, offset + part.first_row);
         let limit = gated.map_or(0.0, activation_limit);
@@ -1109,6 +1250,16 @@ fn lower_product<'a>(
         let mut buffers = codec_buffers(part);
         buffers.extend([(4, x.gpu()?), (5, out.gpu()?), (6, step.gpu()?)]);
         buffers.extend([(7, or_unused(permutation)?), (8, or_unused(bias)?), (9, weight)]);
+        if let Spread::Matrix { .. } = spread {
+            if all.is_empty() {
+                let mut buffers = buffers.clone();
+                buffers.retain(|&(binding, _)| binding >= 4);
+                buffers.iter_mut().filter(|(binding, _)| *binding == 9).for_each(|(_, b)| *b = scratch);
+                let grid = Grid(Count::Fixed(1), Count::Rows(*rows, 1));
+                all.push(Lowered { module: slots.halves(), buffers, params: params.clone(), grid });
+            }
+            buffers.iter_mut().filter(|(binding, _)| *binding == 4).for_each(|(_, b)| *b = scratch);
+        }
         all.push(Lowered {
             module: slots.module(codec, spread),
             buffers,
@@ -1220,7 +1371,12 @@ pub fn all_modules() -> Vec<Module> {
 /// code of its codec, so all of them go with the first codec of each family only.
 /// The tests that compile shaders without a GPU walk this list, and so does the browser's.
 pub fn distinct_modules() -> Vec<Module> {
-    modules(false)
+    modules(false).into_iter().filter(|module| !module.needs_matrix_units()).collect()
+}
+
+/// Of [`all_modules`] those for matrix units, which are Vulkan's alone.
+pub fn matrix_modules() -> Vec<Module> {
+    modules(false).into_iter().filter(Module::needs_matrix_units).collect()
 }
 
 fn modules(every_slot: bool) -> Vec<Module> {
@@ -1247,9 +1403,9 @@ fn modules(every_slot: bool) -> Vec<Module> {
             let (added, biased, permuted) = (bits & 1 > 0, bits & 2 > 0, bits & 4 > 0);
             let slots =
                 ProductSlots { add: added, biased, permuted, ragged: added, ..ProductSlots::plain(rows) };
-            for spread in Spread::ALL {
+            for spread in Spread::ALL.into_iter().filter(|&spread| codec_suits(codec, spread)) {
                 // A matvec is the same for head rows.
-                if rows == Rows::Tokens || !matches!(spread, Spread::Matvec { .. }) {
+                if rows == Rows::Tokens || !matches!(spread, Spread::Matvec { .. } | Spread::Fixed { .. }) {
                     add(format!("{} {rows:?} {spread:?}", slots.suffix()), slots.module(codec, spread));
                 }
             }
@@ -1261,6 +1417,12 @@ fn modules(every_slot: bool) -> Vec<Module> {
             }
         }
     }
+    for bits in 0..16u32 {
+        let [added, biased, permuted, ragged] = [1, 2, 4, 8].map(|bit| bits & bit > 0);
+        let slots =
+            ProductSlots { add: added, biased, permuted, ragged, ..ProductSlots::plain(Rows::Tokens) };
+        add(String::new(), slots.halves());
+    }
     // With what may be fused with them.
     for (i, codec) in CODECS.iter().flat_map(|family| (family.samples)().into_iter().enumerate()) {
         for (normed, gated, marked) in [(true, false, true), (false, true, true), (true, true, false)] {
@@ -1271,7 +1433,8 @@ fn modules(every_slot: bool) -> Vec<Module> {
                 gated: gated.then_some(Activation::Silu),
                 ..ProductSlots::plain(Rows::Tokens)
             };
-            for spread in Spread::FUSED.into_iter().filter(|_| every_slot || i == 0) {
+            let suits = |&spread: &Spread| codec_suits(&*codec, spread) && (every_slot || i == 0);
+            for spread in Spread::FUSED.into_iter().filter(suits) {
                 add(format!("{} {spread:?}", slots.suffix()), slots.module(&*codec, spread));
             }
         }

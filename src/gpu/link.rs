@@ -16,11 +16,14 @@ pub struct Part {
     pub text: &'static str,
 }
 
+// The page has a megabyte: what only makes some GPUs faster is native.
 macro_rules! parts {
-    ($($file:literal),* $(,)?) => {
+    ($($(#[$condition:meta])? $file:literal),* $(,)?) => {
         /// Every shader part of the crate.
-        pub static PARTS: &[Part] =
-            &[$(Part { file: $file, text: include_str!(concat!(env!("OUT_DIR"), "/shaders/", $file)) }),*];
+        pub static PARTS: &[Part] = &[$(
+            $(#[$condition])?
+            Part { file: $file, text: include_str!(concat!(env!("OUT_DIR"), "/shaders/", $file)) }
+        ),*];
     };
 }
 
@@ -29,12 +32,18 @@ parts![
     "codecs/codebook.wgsl",
     "codecs/vectors.wgsl",
     "codecs/e8p12.wgsl",
+    #[cfg(not(target_arch = "wasm32"))]
+    "codecs/e8p12_fixed.wgsl",
     "codecs/plain.wgsl",
     "codecs/fp8.wgsl",
     "codecs/grid.wgsl",
     "codecs/hyb.wgsl",
     "codecs/int.wgsl",
+    #[cfg(not(target_arch = "wasm32"))]
+    "codecs/int_fixed.wgsl",
     "codecs/kquant.wgsl",
+    #[cfg(not(target_arch = "wasm32"))]
+    "codecs/kquant_fixed.wgsl",
     "codecs/lookup.wgsl",
     "codecs/mixed.wgsl",
     "codecs/ternary.wgsl",
@@ -48,12 +57,18 @@ parts![
     "kernels/expert_product.wgsl",
     "kernels/gather.wgsl",
     "kernels/glu.wgsl",
+    #[cfg(not(target_arch = "wasm32"))]
+    "kernels/halves.wgsl",
     "kernels/hadamard_butterfly.wgsl",
     "kernels/hadamard_mix.wgsl",
     "kernels/layer_norm.wgsl",
     "kernels/matmul.wgsl",
+    #[cfg(not(target_arch = "wasm32"))]
+    "kernels/matmul_matrix.wgsl",
     "kernels/matmul_rows.wgsl",
     "kernels/matvec.wgsl",
+    #[cfg(not(target_arch = "wasm32"))]
+    "kernels/matvec_fixed.wgsl",
     "kernels/outliers.wgsl",
     "kernels/product_int8.wgsl",
     "kernels/quantize.wgsl",
@@ -68,6 +83,8 @@ parts![
     "lib/cache_f16.wgsl",
     "lib/cache_f32.wgsl",
     "lib/cache_int.wgsl",
+    #[cfg(not(target_arch = "wasm32"))]
+    "lib/fixed.wgsl",
     "lib/hadamard.wgsl",
     "lib/head.wgsl",
     "lib/head_normed.wgsl",
@@ -78,6 +95,8 @@ parts![
     "lib/product.wgsl",
     "lib/product_io.wgsl",
     "lib/product_io_normed.wgsl",
+    #[cfg(not(target_arch = "wasm32"))]
+    "lib/product_io_squared.wgsl",
     "lib/product_out.wgsl",
     "lib/quotient.wgsl",
     "lib/reduce_alone.wgsl",
@@ -86,6 +105,7 @@ parts![
     "lib/rows_gated.wgsl",
     "lib/rows_plain.wgsl",
     "lib/shares.wgsl",
+    "lib/split.wgsl",
     "lib/step.wgsl",
     "lib/tanh.wgsl",
     "lib/trellis.wgsl",
@@ -118,7 +138,7 @@ pub enum Dialect {
 pub struct Module {
     /// For labels and errors: kernel and codec.
     pub name: String,
-    /// Directives: `f16`, `subgroups`.
+    /// Directives: `f16`, `subgroups`, `wgpu_cooperative_matrix`.
     pub enable: Vec<&'static str>,
     /// `const` lines.
     pub constants: Vec<(&'static str, Constant)>,
@@ -126,6 +146,15 @@ pub struct Module {
     pub parts: Vec<&'static str>,
     /// Invocations of a workgroup, where they are more than WebGPU promises: for adapters that have them.
     pub invocations: Option<u32>,
+    /// The same for bytes of workgroup memory.
+    pub workgroup_bytes: Option<u32>,
+}
+
+impl Module {
+    /// Whether it is for adapters with matrix units.
+    pub fn needs_matrix_units(&self) -> bool {
+        self.parts.iter().any(|part| ["kernels/halves.wgsl", "kernels/matmul_matrix.wgsl"].contains(part))
+    }
 }
 
 /// The value of a header constant.

@@ -152,10 +152,12 @@ impl Context {
             };
             let checks = wgpu::ShaderRuntimeChecks {
                 force_loop_bounding: false,
+                bounds_checks: self.is_software(),
                 ..wgpu::ShaderRuntimeChecks::checked()
             };
-            // SAFETY: only the bound on loop iterations is dropped, memory accesses stay checked. Every loop of
-            // our kernels counts to a size that the host passes, so it ends.
+            // SAFETY: every loop of our kernels counts to a size that the host passes, so it ends; and every index is
+            // below one: tests run all kernels with checks, on software adapters, whose memory is the program's own. On
+            // GPUs storage stays checked by the device; workgroup memory has no more than a workgroup's numbers.
             let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
             let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label,

@@ -49,7 +49,7 @@ impl GpuRecording {
         let bytes = fused.iter().map(|fused| scratch_bytes(fused, capabilities)).max().unwrap_or(0);
         let scratch = match bytes {
             0 => None,
-            bytes => Some(GpuBuffer::new(context, "shares of attention", bytes)?),
+            bytes => Some(GpuBuffer::new(context, "scratch", bytes)?),
         };
         let spare = Spare { unused, scratch: scratch.as_ref().map_or(unused, |scratch| &scratch.buffer) };
         let mut lowered = Vec::new();

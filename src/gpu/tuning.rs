@@ -6,9 +6,9 @@
 use super::context::{Capabilities, Context};
 use super::disk_cache::replace;
 use super::fuse::Fused;
-use super::kernels::{Spare, Tuning, lower};
+use super::kernels::{Spare, Tuning, lower, scratch_bytes};
 use super::recorder::GpuRecording;
-use crate::device::{Device, Tensor};
+use crate::device::{Device, GpuBuffer, Tensor};
 use crate::error::Result;
 use crate::ops::{Op, Rows, STEP_HEADER, Step, Tokens};
 use crate::quant::int::{Int, Offset};
@@ -29,8 +29,9 @@ const ENOUGH: f64 = 0.005;
 const MOST_DISPATCHES: usize = 256;
 /// Runs, of which the fastest counts.
 const RUNS: usize = 3;
-/// Tokens of the prompt.
+/// Tokens of the prompt, and of one for matrix units.
 const PROMPT: usize = 64;
+const MATRIX_PROMPT: usize = 256;
 
 /// A file of tunings, by what they were measured on.
 type Remembered = BTreeMap<String, Tuning>;
@@ -43,8 +44,9 @@ impl Context {
         let mut remembered: Remembered =
             fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         let possible = |tuning: &Tuning| {
-            let (decode, prefill) = Tuning::candidates(self.capabilities());
-            decode.contains(&tuning.decode) && prefill.contains(&tuning.prefill)
+            let [decode, fixed, prefill] = Tuning::candidates(self.capabilities());
+            let known = tuning.fixed.is_none_or(|spread| fixed.contains(&spread));
+            decode.contains(&tuning.decode) && known && prefill.contains(&tuning.prefill)
         };
         let tuning = match remembered.get(&key).copied().filter(possible) {
             Some(tuning) => tuning,
@@ -64,9 +66,11 @@ impl Context {
     /// What the fastest kernels depend on.
     fn key(&self) -> String {
         let report = self.report();
-        let Capabilities { invocations, subgroups, software, .. } = self.capabilities();
+        let Capabilities { invocations, subgroups, software, dot4, matrix, half_prompts, .. } =
+            self.capabilities();
         format!(
-            "{} {} {}, {invocations} lanes, subgroups {subgroups:?}, software {software}, halfbyte {}",
+            "{} {} {}, {invocations} lanes, subgroups {subgroups:?}, dot4 {dot4}, matrix {matrix}, halves {half_prompts}, \
+             software {software}, halfbyte {}",
             report.name,
             report.backend,
             report.driver,
@@ -88,34 +92,38 @@ async fn measure(context: &Context) -> Result<Tuning> {
         context.write(buffer, 0, &words);
         context.wait().await?;
     }
-    let step = device.zeros("step", 1, STEP_HEADER + PROMPT)?;
-    let mut tuning = Tuning::of_class(context.capabilities());
-    let (decode, prefill) = Tuning::candidates(context.capabilities());
-    for (tokens, candidates) in [(1, decode), (PROMPT, prefill)] {
+    let prompt = if context.capabilities().matrix { MATRIX_PROMPT } else { PROMPT };
+    let step = device.zeros("step", 1, STEP_HEADER + prompt)?;
+    // Without integers at first, so that floats are what is measured.
+    let mut tuning = Tuning { fixed: None, ..Tuning::of_class(context.capabilities()) };
+    let [decode, fixed, prefill] = Tuning::candidates(context.capabilities());
+    let mut fastest = [f64::INFINITY; 3];
+    for (best, (tokens, candidates)) in fastest.iter_mut().zip([(1, decode), (1, fixed), (prompt, prefill)]) {
         let x = device.zeros("x", tokens, cols)?;
         let out = device.zeros("y", tokens, rows)?;
         let (rows, int8, permutation, bias, offset, add) = (Rows::Tokens, false, None, None, 0, false);
         let matrix = matrix.clone();
         let op = Op::Product { rows, matrix, x, int8, permutation, bias, out, offset, add };
-        let mut best = f64::INFINITY;
         for spread in candidates {
             let candidate = tuning.with(spread);
             let seconds = seconds(context, &op, &step, tokens, candidate).await?;
             // The first is the class's own.
-            if best == f64::INFINITY || seconds * MARGIN < best {
-                (best, tuning) = (seconds, candidate);
+            if *best == f64::INFINITY || seconds * MARGIN < *best {
+                (*best, tuning) = (seconds, candidate);
             }
         }
     }
+    let [floats, integers, _] = fastest;
+    tuning.fixed = tuning.fixed.filter(|_| integers < floats);
     Ok(tuning)
 }
 
 /// Seconds of one dispatch.
 async fn seconds(context: &Context, op: &Op, step: &Tensor, tokens: usize, candidate: Tuning) -> Result<f64> {
-    let unused = &context.shared.unused;
-    let spare = Spare { unused, scratch: unused };
     let capabilities = Capabilities { tuning: Some(candidate), ..context.capabilities().clone() };
     let fused = Fused::One(op);
+    let scratch = GpuBuffer::new(context, "scratch", scratch_bytes(&fused, &capabilities).max(16))?;
+    let spare = Spare { unused: &context.shared.unused, scratch: &scratch.buffer };
     let once = Step { position: 0, tokens: Tokens::Given(vec![0; tokens]), head_first: 0, head_rows: 1 };
     context.write(step.gpu()?, 0, &[0, tokens as u32, 0, 1]);
     let mut count = 1;
@@ -152,14 +160,20 @@ mod tests {
         pollster::block_on(async {
             for as_gpu in [false, true] {
                 let context = Context::open(&Options { as_gpu, ..Options::default() }).await.expect("a GPU");
-                let (decode, prefill) = Tuning::candidates(context.capabilities());
+                let [decode, fixed, prefill] = Tuning::candidates(context.capabilities());
                 assert!(decode.len() > 1 && prefill.len() > 1, "{decode:?} {prefill:?}");
-                for (tokens, candidates) in [(1, decode), (40, prefill)] {
-                    let wanted = product(&Device::Cpu, tokens, None).await.expect("the twin runs");
+                // Integers go by large blocks where there are many rows, and several times where there are many columns.
+                let [usual, tall, wide] =
+                    [(200, 1000), (33000, 132), (40, 9000)].map(|(rows, cols)| Shape { rows, cols });
+                let cases =
+                    [(1, decode, usual), (1, fixed.clone(), tall), (1, fixed, wide), (40, prefill, usual)];
+                for (tokens, candidates, shape) in cases {
+                    let wanted = product(&Device::Cpu, shape, tokens, None).await.expect("the twin runs");
                     for spread in candidates {
-                        let own = Tuning::of_class(context.capabilities());
+                        let own = Tuning { fixed: None, ..Tuning::of_class(context.capabilities()) };
                         let device = Device::Gpu(context.clone());
-                        let found = product(&device, tokens, Some(own.with(spread))).await.expect("it runs");
+                        let found =
+                            product(&device, shape, tokens, Some(own.with(spread))).await.expect("it runs");
                         let error = crate::verify::relative_error(&found, &wanted);
                         assert!(error < 1e-5, "{spread:?}, {tokens} tokens: {error:.1e}");
                     }
@@ -168,12 +182,17 @@ mod tests {
         });
     }
 
-    /// A product with a matrix of 200 × 1000 4-bit codes.
-    async fn product(device: &Device, tokens: usize, tuning: Option<Tuning>) -> Result<Vec<f32>> {
-        let shape = Shape { rows: 200, cols: 1000 };
-        let codec = Int::new(4, 8, Kind::F16, Offset::Symmetric(8))?;
-        let codes = (0..200 * 1000).map(|i| i * 7 % 23 % 16).collect();
-        let scales = (0..200 * 125).map(|i| 0x3000 + i * 13 % 0x400).collect(); // ⅛ to ¼
+    /// A product with a matrix of 4-bit codes.
+    async fn product(
+        device: &Device,
+        shape: Shape,
+        tokens: usize,
+        tuning: Option<Tuning>,
+    ) -> Result<Vec<f32>> {
+        let codec = Int::new(4, 32, Kind::F16, Offset::Symmetric(8))?;
+        let (codes, scales) = (shape.rows * shape.cols, shape.rows * shape.cols.div_ceil(32));
+        let codes = (0..codes as u32).map(|i| i.wrapping_mul(7) % 23 % 16).collect();
+        let scales = (0..scales as u32).map(|i| 0x3000 + i * 13 % 0x400).collect(); // ⅛ to ¼
         let items = vec![codes, scales];
         let matrix = Arc::new(device.dense("test", codec, shape, items)?);
         let [x, out] = [shape.cols, shape.rows].map(|cols| device.zeros("test", tokens, cols));
@@ -186,10 +205,12 @@ mod tests {
         let op = Op::Product { rows, matrix, x, int8, permutation, bias, out: out.clone(), offset, add };
         match (device, tuning) {
             (Device::Gpu(context), Some(_)) => {
-                let unused = &context.shared.unused;
                 let capabilities = Capabilities { tuning, ..context.capabilities().clone() };
                 let fused = Fused::One(&op);
-                let lowered = lower(&fused, &step, Spare { unused, scratch: unused }, &capabilities)?;
+                let scratch =
+                    GpuBuffer::new(context, "scratch", scratch_bytes(&fused, &capabilities).max(16))?;
+                let spare = Spare { unused: &context.shared.unused, scratch: &scratch.buffer };
+                let lowered = lower(&fused, &step, spare, &capabilities)?;
                 context.write(step.gpu()?, 0, &[0, tokens as u32, 0, 1]);
                 GpuRecording::of(context, lowered).await?.run(context, &once, None)?;
             }

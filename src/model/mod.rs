@@ -42,6 +42,10 @@ const LONGEST_STEP: f64 = 0.2;
 const SMALLEST_CHUNK: usize = 32;
 /// Bytes of activations that a prefill step may take for more than [`PREFILL_CHUNK`] tokens.
 const ACTIVATION_BYTES: usize = 64 << 20;
+/// Tokens that matrix units take at once.
+const MATRIX_CHUNK: usize = 128;
+/// The same as [`ACTIVATION_BYTES`] where there are matrix units, which fewer tokens than [`LARGEST_CHUNK`] leave idle.
+const MATRIX_ACTIVATION_BYTES: usize = 256 << 20;
 /// Rows that the head works on at once when every position's logits are wanted.
 const HEAD_BLOCK: usize = 32;
 /// Logits that a step brings back for sampling: enough for a top-k of 40 with a penalty on 64 recent tokens.
@@ -286,7 +290,9 @@ fn caches(device: &Device, config: &ModelConfig, context: usize, format: CacheFo
 /// Tokens of one prefill step on a device with these capabilities (none: the CPU), where a token's activations have
 /// `width` numbers in all: with more tokens a weight is decoded for more of them at once.
 pub(crate) fn prefill_chunk(capabilities: Option<&Capabilities>, width: usize) -> usize {
-    let fits = ACTIVATION_BYTES / (4 * width.max(1)) / 64 * 64;
+    let bytes =
+        if capabilities.is_some_and(|c| c.matrix) { MATRIX_ACTIVATION_BYTES } else { ACTIVATION_BYTES };
+    let fits = bytes / (4 * width.max(1)) / 64 * 64;
     if capabilities.is_some_and(|c| !c.software) {
         fits.clamp(PREFILL_CHUNK, LARGEST_CHUNK)
     } else {
@@ -593,13 +599,15 @@ impl Model {
 
     /// Learns from a prefill step how many tokens the next should take on a GPU.
     fn learn_chunk(&self, tokens: usize, seconds: f64) {
-        let software = match &self.device {
-            Device::Gpu(context) => context.capabilities().software,
-            Device::Cpu => true,
+        let (software, matrix) = match &self.device {
+            Device::Gpu(context) => (context.capabilities().software, context.capabilities().matrix),
+            Device::Cpu => (true, false),
         };
-        if !software && tokens >= SMALLEST_CHUNK {
-            let room = (LONGEST_STEP / seconds * tokens as f64) as usize / SMALLEST_CHUNK * SMALLEST_CHUNK;
-            self.chunk_now.store(room.clamp(SMALLEST_CHUNK, self.chunk), Ordering::Relaxed);
+        // Fewer tokens than matrix units take at once do not make a step shorter.
+        let smallest = if matrix { self.chunk.min(MATRIX_CHUNK) } else { SMALLEST_CHUNK };
+        if !software && tokens >= smallest {
+            let room = (LONGEST_STEP / seconds * tokens as f64) as usize / smallest * smallest;
+            self.chunk_now.store(room.clamp(smallest, self.chunk), Ordering::Relaxed);
         }
     }
 

@@ -182,6 +182,10 @@ impl Codec for E8p12 {
         }
     }
 
+    fn fixed(&self) -> Option<&'static str> {
+        Some("codecs/e8p12_fixed.wgsl")
+    }
+
     fn workgroup_bytes(&self) -> u32 {
         4 * self.codebook().len() as u32
     }

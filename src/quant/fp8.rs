@@ -91,6 +91,10 @@ impl Codec for Fp8 {
         }
     }
 
+    fn is_wide(&self) -> bool {
+        true
+    }
+
     fn fuse(&self, parts: &[(&dyn Codec, usize)]) -> Option<Arc<dyn Codec>> {
         interchangeable(parts).then(|| Arc::new(self.clone()) as _)
     }

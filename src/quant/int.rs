@@ -4,7 +4,7 @@
 //! here they are one codec. Odd widths are kept in planes.
 
 use super::planes::Planes;
-use super::{Codec, Family, Field, Kind, Packed, Section, WHOLE_ROW, interchangeable};
+use super::{Codec, Family, Field, Kind, Packed, Section, UNIT, WHOLE_ROW, interchangeable};
 use crate::error::{Error, Result};
 use std::any::Any;
 use std::sync::Arc;
@@ -213,6 +213,11 @@ impl Codec for Int {
     fn has_integers(&self) -> bool {
         self.group == WHOLE_ROW
             && matches!(self.offset, Offset::Symmetric(zero) if self.bits < 8 || zero == 128)
+    }
+
+    fn fixed(&self) -> Option<&'static str> {
+        // A unit must have one scale.
+        (self.group == WHOLE_ROW || self.group.is_multiple_of(UNIT)).then_some("codecs/int_fixed.wgsl")
     }
 
     fn divides(&self) -> bool {

@@ -168,6 +168,10 @@ impl Codec for KQuant {
         }
     }
 
+    fn fixed(&self) -> Option<&'static str> {
+        (!matches!(self.offset, Offset::Levels { .. })).then_some("codecs/kquant_fixed.wgsl")
+    }
+
     fn fuse(&self, parts: &[(&dyn Codec, usize)]) -> Option<Arc<dyn Codec>> {
         interchangeable(parts).then(|| Arc::new(*self) as _)
     }

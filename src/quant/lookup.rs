@@ -103,7 +103,7 @@ fn samples() -> Vec<Arc<dyn Codec>> {
     add("nf4", NF4, 128, Scales::Float(Kind::Bf16));
     add("e2m1", E2M1, 32, Scales::Float(Kind::E8m0));
     add("e2m1", E2M1, 16, Scales::Float(Kind::E4m3));
-    let factors = [(32, Factor { times: 0.75, over: 1.0 }), (1 << 20, Factor { times: 1.0, over: 0.75 })];
+    let factors = [(32, Factor { times: 0.012, over: 1.0 }), (1 << 20, Factor { times: 0.01, over: 0.75 })];
     add("e2m1", E2M1, 16, Scales::Factored(Kind::E4m3, factors[..1].to_vec()));
     add("e2m1", E2M1, 16, Scales::Factored(Kind::E4m3, factors.to_vec()));
     // Two slices with different nestings, as a fused q/k/v has them.
@@ -257,6 +257,10 @@ impl Codec for Lookup {
                 *w = (self.table[code as usize] as f64 * times / over) as f32;
             }
         }
+    }
+
+    fn is_wide(&self) -> bool {
+        self.scales == Scales::Float(Kind::E4m3)
     }
 
     fn fuse(&self, parts: &[(&dyn Codec, usize)]) -> Option<Arc<dyn Codec>> {

@@ -316,6 +316,17 @@ pub trait Codec: Debug + Send + Sync + 'static {
         false
     }
 
+    /// Whether weights may be beyond 255, which f16 does not hold once they are made large enough for two halves.
+    fn is_wide(&self) -> bool {
+        false
+    }
+
+    /// The WGSL part with `group_of` and `dot32_fixed`, where weights are integers of 8 bits times a scale: for products
+    /// with activations of 24 bits.
+    fn fixed(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Whether the scale of a row is a quotient, which WGSL may round otherwise.
     fn divides(&self) -> bool {
         false

@@ -4,7 +4,8 @@ use crate::adapters::contexts;
 use halfbyte::gpu::kernels::all_modules;
 use halfbyte::gpu::link::{Dialect, link};
 use halfbyte::gpu::{Context, LimitSet, Options};
-use halfbyte::verify::{Outcome, verify, verify_only};
+use halfbyte::quant::CODECS;
+use halfbyte::verify::{Outcome, one_of_each_family, verify_only};
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 use std::time::Instant;
@@ -14,11 +15,16 @@ fn seed() -> u64 {
     std::env::var("HALFBYTE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1)
 }
 
-fn assert_all_pass(contexts: impl IntoIterator<Item = Context>) {
+/// `wanted`: as for `verify_only`, for each context.
+fn assert_all_pass<W: Fn(&str, &str) -> bool>(
+    contexts: impl IntoIterator<Item = Context>,
+    wanted: impl Fn() -> W,
+) {
     let seed = seed();
     for context in contexts {
         let start = Instant::now();
-        let outcomes = pollster::block_on(verify(&context, seed, |_| {})).expect("the device stays");
+        let outcomes =
+            pollster::block_on(verify_only(&context, seed, wanted(), |_| {})).expect("the device stays");
         let report = context.report();
         let adapter = format!("{} ({}, seed {seed})", report.name, report.backend);
         // Past the test harness: what was run on is worth a line even when all is well.
@@ -68,15 +74,32 @@ fn assert_listed(context: &Context) {
 
 #[test]
 fn kernels_equal_their_twins() {
-    assert_all_pass(contexts(&Options::default()));
+    assert_all_pass(contexts(&Options::default()), || |_: &str, _: &str| true);
 }
 
 #[test]
 fn kernels_equal_their_twins_on_the_floor() {
     let without = ["f16", "subgroups", "dot4"].map(String::from).to_vec();
-    // With a real GPU's variants of the products, which a software adapter would not choose; on one adapter, for time.
+    // With a real GPU's variants of the products, which a software adapter would not choose; on one adapter, with one
+    // codec of a family, for time.
     let options = Options { limits: LimitSet::Floor, without, as_gpu: true, ..Options::default() };
-    assert_all_pass(contexts(&options).into_iter().take(1));
+    assert_all_pass(contexts(&options).into_iter().take(1), one_of_each_family);
+}
+
+#[test]
+fn products_by_packed_dot_products_equal_their_twins() {
+    let fixed: Vec<String> =
+        CODECS.iter().flat_map(|f| (f.samples)()).filter(|c| c.fixed().is_some()).map(|c| c.name()).collect();
+    let products =
+        |name: &str, codec: &str| name.ends_with("matvec") && fixed.iter().any(|name| name == codec);
+    let context = contexts(&Options { as_gpu: true, ..Options::default() }).remove(0);
+    let outcomes =
+        pollster::block_on(verify_only(&context, seed(), products, |_| {})).expect("the device stays");
+    let failed: Vec<&Outcome> = outcomes.iter().filter(|o| !o.pass).collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+    assert!(outcomes.len() > fixed.len());
+    assert!(context.shaders().iter().any(|text| text.contains("stage_fixed(token")), "they took another way");
+    assert_listed(&context);
 }
 
 #[test]

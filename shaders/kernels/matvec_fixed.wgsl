@@ -1,0 +1,82 @@
+// y[t, row] (+)= Σ_k W[row, k]·x[t, k] + bias[row] by packed dot products: what kernels/matvec.wgsl computes, where weights
+// are integers times a scale. A lane owns TILES rows; SPLIT lanes share a row; CHUNK units of x at a time are integers in
+// workgroup memory.
+// x: [tokens, cols], y: [tokens, rows of the whole layer]; one token an id.y of the grid.
+// requires: codec with group_of and dot32_fixed, lib/fixed.wgsl, lib/product.wgsl, lib/product_io.wgsl or
+// lib/product_io_squared.wgsl, lib/product_out.wgsl, lib/rows_plain.wgsl or lib/rows_gated.wgsl, lib/split.wgsl
+
+// Units of four in a row that surely share a group.
+const SHARING: u32 = select(select(1u, 2u, GROUP_UNITS % 2u == 0u), 4u, GROUP_UNITS % 4u == 0u);
+
+// Scales of the rows of a lane.
+struct Groups {
+    a: Group, b: Group, c: Group, d: Group,
+}
+
+fn groups_of(rows: vec4<u32>, unit: u32) -> Groups {
+    let at = min(unit, P.units - 1u);
+    var groups: Groups;
+    groups.a = group_of(rows.x, at);
+    if (TILES > 1u) {
+        groups.b = group_of(rows.y, at);
+    }
+    if (TILES > 2u) {
+        groups.c = group_of(rows.z, at);
+        groups.d = group_of(rows.w, at);
+    }
+    return groups;
+}
+
+// Adds unit first + i; beyond the last one x is 0.
+fn add_unit(sums: vec4<f32>, rows: vec4<u32>, first: u32, i: u32, groups: Groups) -> vec4<f32> {
+    let unit = min(first + i, P.units - 1u);
+    let x = fixed32(i);
+    var all = sums;
+    all.x += dot32_fixed(rows.x, unit, groups.a, x);
+    if (TILES > 1u) {
+        all.y += dot32_fixed(rows.y, unit, groups.b, x);
+    }
+    if (TILES > 2u) {
+        all.z += dot32_fixed(rows.z, unit, groups.c, x);
+        all.w += dot32_fixed(rows.w, unit, groups.d, x);
+    }
+    return all;
+}
+
+@compute @workgroup_size(32, SPLIT)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>) {
+    let index = lane.y * 32u + lane.x;
+    let token = group.y;
+    token_end = token + 1u; // the grid has a workgroup a token, no more
+    prepare(index, LANES);
+    let row = group.x * GROUP_ROWS + lane.x;
+    // Lanes beyond the rows work on the last one and store nothing.
+    let rows = min(lane_rows(row), vec4(P.padded_rows - 1u));
+    var sums = vec4(0.0);
+    for (var first = 0u; first < P.units; first += CHUNK) {
+        workgroupBarrier();
+        stage_fixed(token, first, index);
+        workgroupBarrier();
+        for (var i = 4u * lane.y; i < min(CHUNK, P.units - first); i += 4u * SPLIT) {
+            var groups = groups_of(rows, first + i);
+            sums = add_unit(sums, rows, first, i, groups);
+            if (SHARING < 2u) {
+                groups = groups_of(rows, first + i + 1u);
+            }
+            sums = add_unit(sums, rows, first, i + 1u, groups);
+            if (SHARING < 4u) {
+                groups = groups_of(rows, first + i + 2u);
+            }
+            sums = add_unit(sums, rows, first, i + 2u, groups);
+            if (SHARING < 2u) {
+                groups = groups_of(rows, first + i + 3u);
+            }
+            sums = add_unit(sums, rows, first, i + 3u, groups);
+        }
+    }
+    let factor = norm_factor(index);
+    sums = together(sums, lane.xy);
+    if (lane.y == 0u) {
+        finish(token, row, sums * factor);
+    }
+}
