@@ -15,6 +15,16 @@ var<workgroup> queries: array<vec4<f32>, GROUP * D4>;
 var<workgroup> weights: array<f32, GROUP * LANES>;
 var<workgroup> sums: array<vec4<f32>, LANES>;
 
+// Adds query · key over the numbers of one entry.
+fn add_keys(products: ptr<function, array<vec4<f32>, GROUP>>, entry: Cached, index: u32) {
+    for (var j = index * FOURS; j < min((index + 1u) * FOURS, D4); j++) {
+        let key = from_cache(entry, j);
+        for (var g = 0u; g < GROUP; g++) {
+            (*products)[g] += queries[g * D4 + j] * key;
+        }
+    }
+}
+
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>) {
     let kv_head = group.x;
@@ -68,14 +78,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         var scales = vec2(1.0); // of the key and of the value
         if (at < end) {
             let first_key = kv_head * ENTRIES * P.context + at;
-            for (var i = 0u; i < D4; i += FOURS) {
-                let entry = keys[first_key + i / FOURS * P.context];
-                for (var j = i; j < min(i + FOURS, D4); j++) {
-                    let key = from_cache(entry, j);
-                    for (var g = 0u; g < GROUP; g++) {
-                        products[g] += queries[g * D4 + j] * key;
-                    }
-                }
+            // Four at a time, so that the memory has more to do at once.
+            for (var i = 0u; i * FOURS < D4; i += 4u) {
+                let entries = first_key + min(vec4(i) + vec4(0u, 1u, 2u, 3u), vec4((D4 - 1u) / FOURS)) * P.context;
+                let a = keys[entries.x];
+                let b = keys[entries.y];
+                let c = keys[entries.z];
+                let d = keys[entries.w];
+                add_keys(&products, a, i);
+                add_keys(&products, b, i + 1u);
+                add_keys(&products, c, i + 2u);
+                add_keys(&products, d, i + 3u);
             }
             if (SCALED) {
                 scales.x = scale_from_cache(keys[first_key + (ENTRIES - 1u) * P.context]);
@@ -97,7 +110,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         }
         if (part < SPLIT) {
             let count = min(LANES, end - tile);
-            // Four at a time, so that the memory has more to do at once.
             let first_value = kv_head * P.context + tile;
             for (var i = part; i < count; i += 4u * SPLIT) {
                 let own = vec4(i) + SPLIT * vec4(0u, 1u, 2u, 3u);

@@ -101,7 +101,7 @@ pub static FORMATS: &[Format] = &[
         tested: "layout", bench: "hyb2" },
     Format { reader: &qtip::READER, what: "QTIP 1MAD and 3INST, 1–8 bits",
         codecs: &[&trellis::FAMILY], transform: "Hadamard on both sides", side_term: "", bits: "1.0–8.0",
-        tested: "layout", bench: "" },
+        tested: "layout", bench: "trellis3-1mad-rows" },
     Format { reader: &fp8::READER,
         what: "FP8 E4M3 and E5M2, a scale a tensor, row or block: DeepSeek-V3, FBGEMM, compressed-tensors, ModelOpt",
         codecs: &[&fp8_codec::FAMILY], transform: "", side_term: "", bits: "8.0–8.1",
