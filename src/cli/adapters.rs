@@ -54,7 +54,8 @@ fn describe(out: &mut impl Write, adapter: &AdapterReport) -> std::io::Result<()
     let dot4 = if can.dot4 { "dot4" } else { "no dot4" };
     writeln!(out, "{:<4} {}", adapter.index, adapter.name)?;
     writeln!(out, "     {}, {}; {}", adapter.backend, adapter.kind, adapter.driver)?;
-    writeln!(out, "     {f16}, {subgroups}, {dot4}")?;
+    let matrix = if can.matrix { ", matrix units" } else { "" };
+    writeln!(out, "     {f16}, {subgroups}, {dot4}{matrix}")?;
     writeln!(
         out,
         "     bindings of {}, buffers of {}, workgroups of {} with {}",
