@@ -100,7 +100,7 @@ pub struct Capabilities {
     pub f16: bool,
     /// Subgroup operations, with the smallest and largest size.
     pub subgroups: Option<(u32, u32)>,
-    /// Packed 8-bit dot products (always there; this says whether to use them).
+    /// Packed 8-bit dot products (always there; this says whether an instruction does them, and may be used).
     pub dot4: bool,
     /// Matrix units for f16 (16 × 16, into f32), in subgroups of 32 lanes.
     pub matrix: bool,
@@ -302,7 +302,8 @@ fn has_matrix_units(adapter: &wgpu::Adapter, options: &Options) -> bool {
     let needed = wgpu::Features::SHADER_F16
         | wgpu::Features::SUBGROUP
         | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
-    options.limits == LimitSet::Adapter
+    info.backend == wgpu::Backend::Vulkan
+        && options.limits == LimitSet::Adapter
         && !["f16", "subgroups", "matrix"].into_iter().any(without)
         && adapter.features().contains(needed)
         && (info.subgroup_min_size, info.subgroup_max_size) == (32, 32)
@@ -373,12 +374,20 @@ fn capabilities(
 ) -> Capabilities {
     let subgroups = features.contains(wgpu::Features::SUBGROUP);
     let subgroups = subgroups.then_some((info.subgroup_min_size, info.subgroup_max_size));
+    let f16 = features.contains(wgpu::Features::SHADER_F16);
+    // A device that the caller has made may have more than `has_matrix_units` would ask for.
+    let matrix = features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+        && info.backend == wgpu::Backend::Vulkan
+        && f16
+        && subgroups == Some((32, 32))
+        && limits.max_compute_workgroup_storage_size >= MATRIX_BYTES;
     let (software, asked) = options.browser.as_ref().map_or((false, None), |b| (b.software, b.subgroups));
     Capabilities {
-        f16: features.contains(wgpu::Features::SHADER_F16),
+        f16,
         subgroups: subgroups.or(asked),
-        dot4: !options.without.iter().any(|w| w == "dot4"),
-        matrix: features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
+        // Metal computes them with as many multiply-adds as there are bytes.
+        dot4: info.backend != wgpu::Backend::Metal && !options.without.iter().any(|w| w == "dot4"),
+        matrix,
         half_prompts: options.half_prompts,
         software: (software || info.device_type == wgpu::DeviceType::Cpu) && !options.as_gpu,
         max_binding: limits.max_storage_buffer_binding_size,
@@ -562,9 +571,11 @@ impl Context {
         &self.shared.report
     }
 
-    /// Whether the device is a program on the CPU, whatever kernels it uses.
-    pub(crate) fn is_software(&self) -> bool {
-        self.shared.report.kind == kind_name(wgpu::DeviceType::Cpu)
+    /// Whether the device itself checks accesses to storage (Vulkan's `robustBufferAccess`, which wgpu asks for), and is no
+    /// program on the CPU, whose memory everything else is.
+    pub(crate) fn checks_storage(&self) -> bool {
+        let report = &self.shared.report;
+        report.backend == wgpu::Backend::Vulkan.to_str() && report.kind != kind_name(wgpu::DeviceType::Cpu)
     }
 
     /// Whether it computes nothing, see [`AdapterChoice::Noop`].

@@ -152,12 +152,12 @@ impl Context {
             };
             let checks = wgpu::ShaderRuntimeChecks {
                 force_loop_bounding: false,
-                bounds_checks: self.is_software(),
+                bounds_checks: !self.checks_storage(),
                 ..wgpu::ShaderRuntimeChecks::checked()
             };
-            // SAFETY: every loop of our kernels counts to a size that the host passes, so it ends; and every index is
-            // below one: tests run all kernels with checks, on software adapters, whose memory is the program's own. On
-            // GPUs storage stays checked by the device; workgroup memory has no more than a workgroup's numbers.
+            // SAFETY: every loop of our kernels counts to a size that the host passes, so it ends. Where the shader does
+            // without checks of indices, the device checks those of storage; those of workgroup memory are bounded by
+            // constants and sizes that the host passes, and tests run all kernels with checks too.
             let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
             let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label,
