@@ -483,7 +483,6 @@ impl PageModel {
     pub async fn set_adapter_weights(&self, weights_json: String) -> Thrown<String> {
         let wanted: BTreeMap<String, f32> = options(&weights_json)?;
         let session = &mut *self.session()?;
-        self.recover(session, &Cell::new(false), |_| {}).await?;
         let weights: Vec<(&str, f32)> =
             wanted.iter().map(|(name, weight)| (name.as_str(), *weight)).collect();
         session.set_adapter_weights(&weights).await.map_err(throw)?;
