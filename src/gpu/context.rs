@@ -1,6 +1,6 @@
 //! Adapter, device, capabilities: everything that differs between machines, decided at run time.
 
-use super::kernels::{MATRIX_BYTES, Tuning};
+use super::kernels::{MATRIX_BYTES, NATIVE, Tuning};
 use super::pipeline::Pipelines;
 use crate::device::GpuBuffer;
 use crate::error::{Error, Result};
@@ -302,7 +302,8 @@ fn has_matrix_units(adapter: &wgpu::Adapter, options: &Options) -> bool {
     let needed = wgpu::Features::SHADER_F16
         | wgpu::Features::SUBGROUP
         | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
-    info.backend == wgpu::Backend::Vulkan
+    NATIVE
+        && info.backend == wgpu::Backend::Vulkan
         && options.limits == LimitSet::Adapter
         && !["f16", "subgroups", "matrix"].into_iter().any(without)
         && adapter.features().contains(needed)
@@ -376,7 +377,8 @@ fn capabilities(
     let subgroups = subgroups.then_some((info.subgroup_min_size, info.subgroup_max_size));
     let f16 = features.contains(wgpu::Features::SHADER_F16);
     // A device that the caller has made may have more than `has_matrix_units` would ask for.
-    let matrix = features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+    let matrix = NATIVE
+        && features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
         && info.backend == wgpu::Backend::Vulkan
         && f16
         && subgroups == Some((32, 32))
@@ -575,7 +577,9 @@ impl Context {
     /// program on the CPU, whose memory everything else is.
     pub(crate) fn checks_storage(&self) -> bool {
         let report = &self.shared.report;
-        report.backend == wgpu::Backend::Vulkan.to_str() && report.kind != kind_name(wgpu::DeviceType::Cpu)
+        NATIVE
+            && report.backend == wgpu::Backend::Vulkan.to_str()
+            && report.kind != kind_name(wgpu::DeviceType::Cpu)
     }
 
     /// Whether it computes nothing, see [`AdapterChoice::Noop`].

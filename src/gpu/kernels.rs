@@ -44,6 +44,8 @@ impl Grid {
     }
 }
 
+/// Not a page, whose megabyte has no room for kernels that only make some GPUs faster.
+pub(crate) const NATIVE: bool = !cfg!(target_arch = "wasm32");
 /// Tokens of a recording from which a product is a matmul: a recording for one is a decode step.
 pub(crate) const MATMUL_FROM: usize = 2;
 /// Rows and tokens of a matmul tile.
@@ -194,7 +196,7 @@ impl Tuning {
 
 /// Whether packed dot products are there to be used, and lanes can ask their neighbours.
 fn has_fixed(capabilities: &Capabilities) -> bool {
-    !cfg!(target_arch = "wasm32")
+    NATIVE
         && !capabilities.software
         && capabilities.dot4
         && capabilities.subgroups.is_some_and(|(smallest, _)| smallest >= 4)
@@ -288,7 +290,9 @@ impl Spread {
             };
         }
         let least = if gated { 2 } else { 1 };
-        if let Some(Spread::Fixed { mut tiles, mut split }) = fixed.filter(|_| codec.fixed().is_some()) {
+        if let Some(Spread::Fixed { mut tiles, mut split }) =
+            fixed.filter(|_| NATIVE && codec.fixed().is_some())
+        {
             let fits = |tiles, split| {
                 let bytes = fixed_bytes(tiles, split) + codec.workgroup_bytes();
                 bytes <= capabilities.workgroup_bytes && TILE as u32 * split <= capabilities.invocations
@@ -400,7 +404,7 @@ impl ProductSlots {
             Spread::Matrix { .. } => ("matmul_matrix", "kernels/matmul_matrix.wgsl"),
             Spread::Rows { .. } => ("matmul_rows", "kernels/matmul_rows.wgsl"),
         };
-        let fixed = matches!(spread, Spread::Fixed { .. });
+        let fixed = NATIVE && matches!(spread, Spread::Fixed { .. });
         let mut module = codec_module(kernel, codec);
         module.parts.extend(["lib/product_out.wgsl", file]);
         module.constants.extend(self.constants());
@@ -408,7 +412,7 @@ impl ProductSlots {
             module.constants.push(("RAGGED", self.ragged.into()));
         }
         module.parts.extend(match (self.normed, fixed) {
-            (None, _) if matches!(spread, Spread::Matrix { .. }) => &[][..],
+            (None, _) if NATIVE && matches!(spread, Spread::Matrix { .. }) => &[][..],
             (None, _) => &["lib/product_io.wgsl"],
             (Some(_), true) => &["lib/product_io_squared.wgsl", "lib/reduce_subgroup.wgsl"],
             (Some(_), false) => &["lib/product_io_normed.wgsl", "lib/reduce_workgroup.wgsl"],
@@ -423,7 +427,7 @@ impl ProductSlots {
                 self.share_rows(&mut module, tiles, split, matvec_bytes(tiles, split, self.normed));
                 x.link(&mut module);
             }
-            Spread::Fixed { tiles, split } => {
+            Spread::Fixed { tiles, split } if NATIVE => {
                 module.enable.push("subgroups");
                 let lanes = Constant::U32(TILE as u32 * split);
                 module.constants.extend([("CHUNK", Constant::U32(FIXED_UNITS)), ("LANES", lanes)]);
@@ -435,11 +439,12 @@ impl ProductSlots {
                 module.workgroup_bytes = beyond.then_some(2 * FLOOR_BYTES);
             }
             Spread::Tiles { high } => module.constants.push(("HIGH", high.into())),
-            Spread::Matrix { exact } => {
+            Spread::Matrix { exact } if NATIVE => {
                 module.constants.push(("EXACT", exact.into()));
                 module.enable.extend(["f16", "subgroups", "wgpu_cooperative_matrix"]);
                 module.workgroup_bytes = Some(MATRIX_BYTES);
             }
+            Spread::Fixed { .. } | Spread::Matrix { .. } => {}
             Spread::Rows { rows, eights, x } => {
                 module.constants.extend([("BLOCK_ROWS", Constant::U32(rows)), ("EIGHTS", eights.into())]);
                 x.link(&mut module);
@@ -921,7 +926,7 @@ pub(crate) fn scratch_bytes(fused: &Fused<'_>, capabilities: &Capabilities) -> u
         Fused::Attention { rope: Op::Rope { heads, norms, cache, .. }, .. } => {
             DecodeAttention::of(heads, norms.is_some(), cache, capabilities).bytes(heads.heads)
         }
-        Fused::One(Op::Product { int8: false, matrix, out, .. }) => {
+        Fused::One(Op::Product { int8: false, matrix, out, .. }) if NATIVE => {
             let by_matrix = |part: &Part| {
                 let spread = Spread::choose(capabilities, &*matrix.codec, part.shape, out.rows, false);
                 matches!(spread, Spread::Matrix { .. })
@@ -1250,7 +1255,7 @@ fn lower_product<'a>(
         let mut buffers = codec_buffers(part);
         buffers.extend([(4, x.gpu()?), (5, out.gpu()?), (6, step.gpu()?)]);
         buffers.extend([(7, or_unused(permutation)?), (8, or_unused(bias)?), (9, weight)]);
-        if let Spread::Matrix { .. } = spread {
+        if NATIVE && matches!(spread, Spread::Matrix { .. }) {
             if all.is_empty() {
                 let mut buffers = buffers.clone();
                 buffers.retain(|&(binding, _)| binding >= 4);

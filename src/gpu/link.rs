@@ -16,7 +16,6 @@ pub struct Part {
     pub text: &'static str,
 }
 
-// The page has a megabyte: what only makes some GPUs faster is native.
 macro_rules! parts {
     ($($(#[$condition:meta])? $file:literal),* $(,)?) => {
         /// Every shader part of the crate.
