@@ -1,7 +1,7 @@
 // Activations for matrix units, in f16: x·2^-shift = high + low, with a shift a token such that its largest number is
 // below 2¹⁵; both halves together are as fine as f32. A workgroup a token.
 // x: [tokens, cols]; halves: [tokens, 16·units + 1] of four: high, low, then (shift, 0, 0, 0).
-// requires: lib/product.wgsl, lib/product_io.wgsl, lib/product_out.wgsl
+// requires: lib/product.wgsl, lib/product_io.wgsl, lib/product_out.wgsl, lib/nearest_half.wgsl
 
 @group(0) @binding(9) var<storage, read_write> halves: array<vec4<f16>>;
 
@@ -28,8 +28,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let first = token * (2u * vecs + 1u);
     for (var j = lane; j < vecs; j += 128u) {
         let v = x4(token, j) * up;
-        // To the nearest of 11 bits, which a conversion then leaves as it is.
-        let high = bitcast<vec4<f32>>((bitcast<vec4<u32>>(v) + vec4(0x1000u)) & vec4(0xffffe000u));
+        let high = nearest_half(v);
         halves[first + j] = vec4<f16>(high);
         halves[first + vecs + j] = vec4<f16>(v - high);
     }

@@ -3,7 +3,7 @@
 // 16 matrices of f32. EXACT: weights and activations are two f16 each, high + low, and three products as good as f32;
 // else the high ones alone. While it multiplies, the next columns are on their way.
 // x_halves: as kernels/halves.wgsl leaves them; y: [tokens, rows of the whole layer].
-// requires: codec, lib/product.wgsl, lib/product_out.wgsl, lib/step.wgsl; wgpu's cooperative matrices (not in browsers)
+// requires: codec, lib/product.wgsl, lib/product_out.wgsl, lib/step.wgsl, lib/nearest_half.wgsl; wgpu's cooperative matrices (not in browsers)
 
 @group(0) @binding(4) var<storage, read> x_halves: array<vec4<f16>>;
 
@@ -20,8 +20,8 @@ var<workgroup> results: array<f32, 1024>; // 16 × 16 of each subgroup
 fn place_weights(at: u32, w: Weights8) {
     let a = w.a * UP;
     let b = w.b * UP;
-    let high_a = bitcast<vec4<f32>>((bitcast<vec4<u32>>(a) + vec4(0x1000u)) & vec4(0xffffe000u));
-    let high_b = bitcast<vec4<f32>>((bitcast<vec4<u32>>(b) + vec4(0x1000u)) & vec4(0xffffe000u));
+    let high_a = nearest_half(a);
+    let high_b = nearest_half(b);
     w_high[at] = vec4<f16>(high_a);
     w_high[at + 1u] = vec4<f16>(high_b);
     if (EXACT) {

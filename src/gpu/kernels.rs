@@ -443,6 +443,7 @@ impl ProductSlots {
                 module.constants.push(("EXACT", exact.into()));
                 module.enable.extend(["f16", "subgroups", "wgpu_cooperative_matrix"]);
                 module.workgroup_bytes = Some(MATRIX_BYTES);
+                module.parts.push("lib/nearest_half.wgsl");
             }
             Spread::Fixed { .. } | Spread::Matrix { .. } => {}
             Spread::Rows { rows, eights, x } => {
@@ -464,6 +465,7 @@ impl ProductSlots {
         module.constants.extend(self.constants());
         module.constants.push(("RAGGED", self.ragged.into()));
         module.parts.extend(["lib/product.wgsl", "lib/product_io.wgsl", "lib/product_out.wgsl"]);
+        module.parts.push("lib/nearest_half.wgsl");
         module.enable.push("f16");
         module
     }

@@ -90,6 +90,8 @@ parts![
     "lib/head_plain.wgsl",
     "lib/heads.wgsl",
     "lib/items.wgsl",
+    #[cfg(not(target_arch = "wasm32"))]
+    "lib/nearest_half.wgsl",
     "lib/planes.wgsl",
     "lib/product.wgsl",
     "lib/product_io.wgsl",
