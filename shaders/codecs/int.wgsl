@@ -36,7 +36,7 @@ fn affine(row: u32, i: u32) -> Affine {
     if (OFFSET == 1u) {
         let bit = index * ZERO_BITS;
         let zero = (groups[P.sections.z + bit / 32u] >> (bit & 31u)) & ((1u << ZERO_BITS) - 1u);
-        return Affine(scale, f32(zero), 0.0);
+        return Affine(scale, whole(zero), 0.0);
     }
     if (OFFSET == 2u) {
         return Affine(scale, f32(ZERO), group_number(P.sections.z, index));

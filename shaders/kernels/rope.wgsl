@@ -1,4 +1,4 @@
-// One head of q, k or v a workgroup, made ready (lib/head.wgsl), then k and v into the cache and q back in place.
+// One head of q, k or v a workgroup, made ready (lib/head.wgsl) and transformed as the cache asks for, then k and v into the cache and q back in place.
 // keys: [kv_head][ENTRIES][context], values: [kv_head][context][ENTRIES].
 // requires: lib/heads.wgsl, lib/head.wgsl, lib/hadamard.wgsl, lib/step.wgsl, reduce, cache
 
@@ -16,16 +16,22 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let q_at = P.q_offset + group.x * HEAD_DIM;
     let kv_at = select(P.k_offset, P.v_offset, is_v) + kv_head * HEAD_DIM;
     let source = token * P.stride + select(kv_at, q_at, is_q);
-    prepare_heads(1u, source, select(select(K, V, is_v), Q, is_q), position, lane.x);
+    load_heads(0u, 1u, source, lane.x);
+    workgroupBarrier();
+    if (!is_v) {
+        norm_head(0u, is_q, lane.x);
+        rotate_heads(1u, position, lane.x);
+    }
+    hadamard(1u, lane.x);
     if (is_q) {
         for (var i = lane.x; i < HEAD_DIM; i += LANES) {
             qkv[source + i] = head[i];
         }
         return;
     }
-    prepare_entries(lane.x);
+    prepare_entries(0u, lane.x);
     for (var i = lane.x; i < ENTRIES; i += LANES) {
-        let entry = to_cache(i);
+        let entry = to_cache(0u, i);
         if (is_v) {
             values[(kv_head * P.context + position) * ENTRIES + i] = entry;
         } else {

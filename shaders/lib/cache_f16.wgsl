@@ -16,10 +16,10 @@ fn scale_from_cache(v: Cached) -> f32 {
     return 1.0;
 }
 
-fn prepare_entries(lane: u32) {}
+fn prepare_entries(h: u32, lane: u32) {}
 
 // Clamped to the largest f16: an infinity would poison every later softmax.
-fn to_cache(i: u32) -> Cached {
-    let c = clamp(head4(i), vec4(-65504.0), vec4(65504.0));
+fn to_cache(h: u32, i: u32) -> Cached {
+    let c = clamp(head4(h * D4 + i), vec4(-65504.0), vec4(65504.0));
     return vec2(pack2x16float(c.xy), pack2x16float(c.zw));
 }

@@ -17,10 +17,10 @@ fn scale_from_cache(v: Cached) -> f32 {
     return 1.0;
 }
 
-// All lanes, before `to_cache`.
-fn prepare_entries(lane: u32) {}
+// All lanes together, before `to_cache`.
+fn prepare_entries(h: u32, lane: u32) {}
 
-// Entry `i` of what is in `head`.
-fn to_cache(i: u32) -> Cached {
-    return head4(i);
+// Entry `i` of head `h` of those in `head`.
+fn to_cache(h: u32, i: u32) -> Cached {
+    return head4(h * D4 + i);
 }

@@ -22,18 +22,18 @@ fn scale_from_cache(v: Cached) -> f32 {
     return bitcast<f32>(v);
 }
 
-fn prepare_entries(lane: u32) {
+fn prepare_entries(h: u32, lane: u32) {
     if (lane == 0u) {
         atomicStore(&largest, 0u);
     }
     workgroupBarrier();
     for (var i = lane; i < HEAD_DIM; i += LANES) {
-        atomicMax(&largest, bitcast<u32>(head[i]) & 0x7fffffffu);
+        atomicMax(&largest, bitcast<u32>(head[h * HEAD_DIM + i]) & 0x7fffffffu);
     }
     workgroupBarrier();
 }
 
-fn to_cache(i: u32) -> Cached {
+fn to_cache(h: u32, i: u32) -> Cached {
     let most = atomicLoad(&largest);
     let scale = quotient(bitcast<f32>(min(most, 0x7f7fffffu)), LARGEST + 0.5);
     if (i == CODES) {
@@ -45,8 +45,9 @@ fn to_cache(i: u32) -> Cached {
     for (var k = 0u; k < 32u / BITS; k++) {
         let at = 32u / BITS * i + k;
         if (at < HEAD_DIM) {
-            let code = i32(min(round(abs(head[at]) * inverse), LARGEST));
-            word |= (u32(select(code, -code, head[at] < 0.0)) & ((1u << BITS) - 1u)) << (k * BITS);
+            let value = head[h * HEAD_DIM + at];
+            let code = i32(min(round(abs(value) * inverse), LARGEST));
+            word |= (u32(select(code, -code, value < 0.0)) & ((1u << BITS) - 1u)) << (k * BITS);
         }
     }
     return word;

@@ -1,7 +1,7 @@
 // Heads in workgroup memory, and their orthonormal Hadamard transform in blocks of HADAMARD (1: none).
-// provides: head, head4, set_head4, hadamard    requires: lib/heads.wgsl, GROUP, LANES, HADAMARD
+// provides: head, head4, set_head4, hadamard    requires: lib/heads.wgsl, HELD (heads), LANES, HADAMARD
 
-var<workgroup> head: array<f32, GROUP * HEAD_DIM>;
+var<workgroup> head: array<f32, HELD * HEAD_DIM>;
 
 fn head4(i: u32) -> vec4<f32> {
     return vec4(head[4u * i], head[4u * i + 1u], head[4u * i + 2u], head[4u * i + 3u]);

@@ -3,7 +3,7 @@
 
 @group(0) @binding(1) var<storage, read> sinks: array<f32>;
 
-fn norm_head(first: u32, kind: u32, lane: u32) {}
+fn norm_head(h: u32, is_q: bool, lane: u32) {}
 
 fn sink(index: u32) -> f32 {
     return sinks[index];

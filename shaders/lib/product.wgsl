@@ -1,5 +1,5 @@
 // What matvec, matmul and gather share with every codec.
-// provides: P, Weights8, X32, cell_index, line_index, bytes4, number16, number8, f16_value, sum4, sum32
+// provides: P, Weights8, X32, cell_index, line_index, bytes4, whole, number16, number8, f16_value, sum4, sum32
 
 struct Product {
     rows: u32,          // rows of this part of the matrix
@@ -59,10 +59,15 @@ fn bytes4(word: u32, less: f32) -> vec4<f32> {
     return bitcast<vec4<f32>>(bytes | vec4(0x4b000000u)) - (8388608.0 + less);
 }
 
+// An integer below 2²³, the same way.
+fn whole(n: u32) -> f32 {
+    return bitcast<f32>(n | 0x4b000000u) - 8388608.0;
+}
+
 // The value of an f16, subnormals included (unpack2x16float may flush them).
 fn f16_value(bits: u32) -> f32 {
     let magnitude = bits & 0x7fffu;
-    let subnormal = f32(magnitude) * 5.9604645e-8;
+    let subnormal = whole(magnitude) * 5.9604645e-8;
     let normal = bitcast<f32>((magnitude << 13u) + 0x38000000u);
     return select(1.0, -1.0, (bits & 0x8000u) != 0u) * select(normal, subnormal, magnitude < 0x400u);
 }
@@ -85,7 +90,7 @@ fn e8m0_value(bits: u32) -> f32 {
 fn e4m3_value(bits: u32) -> f32 {
     let magnitude = bits & 0x7fu;
     let normal = bitcast<f32>((magnitude << 20u) + 0x3c000000u);
-    return select(1.0, -1.0, (bits & 0x80u) != 0u) * select(normal, f32(magnitude) * 0.001953125, magnitude < 8u);
+    return select(1.0, -1.0, (bits & 0x80u) != 0u) * select(normal, whole(magnitude) * 0.001953125, magnitude < 8u);
 }
 
 // A scale of 8 bits: E8M0 (format 3) or E4M3 (format 4).

@@ -618,20 +618,20 @@ pub(crate) fn softcap_module() -> Module {
     module
 }
 
-/// Heads of so many channels in workgroup memory, as a cache of that format takes them.
+/// `held` heads of so many channels in workgroup memory, as a cache of that format takes them.
 fn heads_module(
     name: &str,
     kernel: &'static str,
     head_dim: usize,
     cache: CacheFormat,
-    group: usize,
+    held: usize,
 ) -> Module {
     let mut module = module(name, kernel);
     module.parts.extend(["lib/heads.wgsl", "lib/hadamard.wgsl", "lib/step.wgsl"]);
     module.constants.extend([
         ("HEAD_DIM", Constant::U32(head_dim as u32)),
         ("HADAMARD", (cache.hadamard(head_dim) as u32).into()),
-        ("GROUP", (group as u32).into()),
+        ("HELD", (held as u32).into()),
     ]);
     module
 }
@@ -643,9 +643,9 @@ fn cache_module(
     head_dim: usize,
     normed: bool,
     cache: CacheFormat,
-    group: usize,
+    held: usize,
 ) -> Module {
-    let mut module = heads_module(name, kernel, head_dim, cache, group);
+    let mut module = heads_module(name, kernel, head_dim, cache, held);
     let norm = if normed { "lib/head_normed.wgsl" } else { "lib/head_plain.wgsl" };
     module.parts.extend(["lib/head.wgsl", norm]);
     match cache.code_bits() {
@@ -672,11 +672,63 @@ pub(crate) fn rope_module(
     with_reduction_of(lanes, module, capabilities)
 }
 
+/// How a workgroup goes through the positions, see lib/attend.wgsl.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Attend {
+    /// Queries that share what is read.
+    pub(crate) queries: usize,
+    /// Lanes of a workgroup: fewer than [`LANES`] are one subgroup.
+    pub(crate) lanes: u32,
+    /// Cache entries that a lane asks for at once.
+    pub(crate) ahead: u32,
+}
+
+impl Attend {
+    fn of(queries: usize, head_dim: usize, capabilities: &Capabilities) -> Self {
+        // Reductions inside one subgroup need no barrier.
+        let alone = capabilities.subgroups.map(|(smallest, _)| smallest);
+        let fits = |&lanes: &u32| {
+            !capabilities.software && (8..LANES).contains(&lanes) && head_dim <= 4 * lanes as usize
+        };
+        let ahead = if capabilities.software { 1 } else { 16 };
+        Self { queries, lanes: alone.filter(fits).unwrap_or(LANES), ahead }
+    }
+
+    /// For tokens of a prompt: as many at once as workgroup memory has room for.
+    fn of_tokens(head_dim: usize, capabilities: &Capabilities) -> Self {
+        let fits = |&queries: &usize| Self::bytes(queries, 1, head_dim) <= FLOOR_BYTES as usize;
+        let queries = if capabilities.software { 1 } else { [8, 4, 2].into_iter().find(fits).unwrap_or(1) };
+        Self::of(queries, head_dim, capabilities)
+    }
+
+    /// Bytes of workgroup memory: heads that are made ready, queries, their weights; sums and reductions.
+    fn bytes(queries: usize, held: usize, head_dim: usize) -> usize {
+        let lanes = LANES as usize;
+        4 * ((held + queries) * head_dim + queries * lanes + 5 * lanes + 2)
+    }
+
+    fn link(self, mut module: Module, capabilities: &Capabilities) -> Module {
+        module.parts.extend(["lib/attend.wgsl", "lib/tanh.wgsl"]);
+        let queries = Constant::U32(self.queries as u32);
+        module.constants.extend([("QUERIES", queries), ("AHEAD", self.ahead.into())]);
+        if self.lanes == LANES {
+            return with_reduction(module, capabilities);
+        }
+        module.enable.push("subgroups");
+        module.parts.push("lib/reduce_alone.wgsl");
+        module.constants.push(("LANES", self.lanes.into()));
+        module
+    }
+}
+
 /// Attention over the cache.
-pub(crate) fn attention_module(head_dim: usize, cache: CacheFormat, capabilities: &Capabilities) -> Module {
-    let mut module = cache_module("attention", "kernels/attention.wgsl", head_dim, false, cache, 1);
-    module.parts.push("lib/tanh.wgsl");
-    with_reduction(module, capabilities)
+pub(crate) fn attention_module(
+    head_dim: usize,
+    cache: CacheFormat,
+    attend: Attend,
+    capabilities: &Capabilities,
+) -> Module {
+    attend.link(cache_module("attention", "kernels/attention.wgsl", head_dim, false, cache, 1), capabilities)
 }
 
 /// Lanes of a workgroup of [`attention_rows_module`], each with a token of its own.
@@ -712,14 +764,12 @@ fn suits_rows(head_dim: usize, format: CacheFormat) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DecodeAttention {
     pub(crate) head_dim: usize,
-    /// Query heads of a key/value head.
-    pub(crate) group: usize,
     pub(crate) normed: bool,
     pub(crate) cache: CacheFormat,
     /// Shares of the positions, a workgroup each.
     pub(crate) shares: u32,
-    /// Lanes of a workgroup: 32 are one subgroup.
-    pub(crate) lanes: u32,
+    /// Its queries are the heads that share a key/value head.
+    pub(crate) attend: Attend,
 }
 
 /// Workgroups that a decode step's attention is cut into on a GPU, about.
@@ -728,44 +778,30 @@ const ATTENTION_GROUPS: usize = 2048;
 const MOST_SHARES: usize = 64;
 
 impl DecodeAttention {
-    /// Whether a workgroup has memory for all queries of a key/value head: as they are made ready, as they are used,
-    /// their weights; sums and reductions.
+    /// Whether a workgroup has memory for all queries of a key/value head, which are made ready together with k and v.
     pub(crate) fn fits(heads: &Heads) -> bool {
-        let (group, lanes) = (heads.heads / heads.kv_heads.max(1), LANES as usize);
-        let bytes = 4 * (2 * group * heads.head_dim + group * lanes + 5 * lanes + 2);
-        bytes <= Capabilities::FLOOR.workgroup_bytes as usize
+        let group = heads.heads / heads.kv_heads.max(1);
+        Attend::bytes(group, group + 2, heads.head_dim) <= FLOOR_BYTES as usize
     }
 
     fn of(heads: &Heads, normed: bool, cache: &Cache, capabilities: &Capabilities) -> Self {
-        // Reductions inside one subgroup need no barrier.
-        let alone = capabilities.subgroups.map(|(smallest, _)| smallest);
-        let fits = |&lanes: &u32| {
-            !capabilities.software && (8..LANES).contains(&lanes) && heads.head_dim <= 4 * lanes as usize
-        };
-        let lanes = alone.filter(fits).unwrap_or(LANES);
-        let tiles = cache.context.div_ceil(lanes as usize);
+        let attend = Attend::of(heads.heads / heads.kv_heads, heads.head_dim, capabilities);
+        let tiles = cache.context.div_ceil(attend.lanes as usize);
         let shares = match capabilities.software {
             true => 1,
             false => (ATTENTION_GROUPS / heads.kv_heads).clamp(1, MOST_SHARES).min(tiles),
         };
-        let group = heads.heads / heads.kv_heads;
-        Self { head_dim: heads.head_dim, group, normed, cache: cache.format, shares: shares as u32, lanes }
+        Self { head_dim: heads.head_dim, normed, cache: cache.format, shares: shares as u32, attend }
     }
 
     /// Rotations, cache writes and the shares.
     pub(crate) fn module(self, capabilities: &Capabilities) -> Module {
-        let Self { head_dim, group, normed, cache, shares, lanes } = self;
-        let kernel = "kernels/decode_attention.wgsl";
-        let mut module = cache_module("decode_attention", kernel, head_dim, normed, cache, group);
-        module.parts.extend(["lib/shares.wgsl", "lib/tanh.wgsl"]);
-        module.constants.extend([("SHARES", Constant::U32(shares)), ("TILE", lanes.into())]);
-        if lanes == LANES {
-            return with_reduction(module, capabilities);
-        }
-        module.enable.push("subgroups");
-        module.parts.push("lib/reduce_alone.wgsl");
-        module.constants.push(("LANES", lanes.into()));
-        module
+        let Self { head_dim, normed, cache, shares, attend } = self;
+        let (kernel, held) = ("kernels/decode_attention.wgsl", attend.queries + 2);
+        let mut module = cache_module("decode_attention", kernel, head_dim, normed, cache, held);
+        module.parts.push("lib/shares.wgsl");
+        module.constants.extend([("SHARES", Constant::U32(shares)), ("TILE", attend.lanes.into())]);
+        attend.link(module, capabilities)
     }
 
     /// What makes one result of the shares.
@@ -776,7 +812,7 @@ impl DecodeAttention {
         module.constants.extend([
             ("SHARES", Constant::U32(self.shares)),
             ("LANES", LANES.into()),
-            ("TILE", self.lanes.into()),
+            ("TILE", self.attend.lanes.into()),
         ]);
         module
     }
@@ -1163,10 +1199,14 @@ fn lower_one<'a>(
                     attention_rows_module(heads.head_dim, cache.format),
                     Grid(Count::Fixed(heads.heads as u32), Count::Rows(Rows::Tokens, ATTENTION_TOKENS)),
                 ),
-                false => (
-                    attention_module(heads.head_dim, cache.format, capabilities),
-                    Grid::each(heads.heads, Rows::Tokens),
-                ),
+                false => {
+                    let attend = Attend::of_tokens(heads.head_dim, capabilities);
+                    let tokens = Count::Rows(Rows::Tokens, attend.queries as u32);
+                    (
+                        attention_module(heads.head_dim, cache.format, attend, capabilities),
+                        Grid(Count::Fixed(heads.heads as u32), tokens),
+                    )
+                }
             };
             all.push(Lowered {
                 module,
@@ -1463,13 +1503,20 @@ fn modules(every_slot: bool) -> Vec<Module> {
         let sizes = |cache| head_dims(cache).iter().map(move |&head_dim| (head_dim, cache));
         for (head_dim, cache) in CacheFormat::ALL.into_iter().flat_map(sizes) {
             let suffix = format!(" {head_dim} {}{reduction}", cache.name());
-            add(suffix.clone(), attention_module(head_dim, cache, &capabilities));
+            let alone = if subgroups.is_some() && head_dim <= 128 { 32 } else { LANES };
+            let attends = |queries| {
+                let one = Attend { queries, lanes: LANES, ahead: 1 };
+                [one, Attend { lanes: alone, ahead: 16, ..one }]
+            };
+            for (attend, at) in attends(8).into_iter().zip(["", " ahead"]) {
+                add(format!("{suffix}{at}"), attention_module(head_dim, cache, attend, &capabilities));
+            }
             if subgroups.is_none() && suits_rows(head_dim, cache) {
                 add(suffix.clone(), attention_rows_module(head_dim, cache));
             }
             for (group, normed, shares) in [(1, false, 1), (1, true, 16), (3, false, 5), (3, true, 1)] {
-                let lanes = if subgroups.is_some() && group == 1 && head_dim <= 128 { 32 } else { LANES };
-                let plan = DecodeAttention { head_dim, group, normed, cache, shares, lanes };
+                let attend = attends(group)[usize::from(group == 1)];
+                let plan = DecodeAttention { head_dim, normed, cache, shares, attend };
                 let suffix = format!("{suffix}, group {group}, shares {shares}");
                 add(suffix.clone(), plan.module(&capabilities));
                 if shares > 1 {

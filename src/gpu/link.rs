@@ -79,6 +79,7 @@ parts![
     "kernels/sparse.wgsl",
     "kernels/top_k.wgsl",
     "lib/activation.wgsl",
+    "lib/attend.wgsl",
     "lib/cache_f16.wgsl",
     "lib/cache_f32.wgsl",
     "lib/cache_int.wgsl",

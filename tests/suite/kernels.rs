@@ -38,13 +38,16 @@ fn assert_all_pass<W: Fn(&str, &str) -> bool>(
 }
 
 /// Constants of which the list has not every value, and not with every other: sizes, and slots that are filled or not.
-const FREE: [&str; 13] = [
+const FREE: [&str; 16] = [
     "ACTIVATION",
     "ADD",
+    "AHEAD",
     "BIASED",
     "GROUP",
+    "HELD",
     "LANES",
     "PERMUTED",
+    "QUERIES",
     "RAGGED",
     "SHARES",
     "SPLIT",
@@ -99,6 +102,21 @@ fn products_by_packed_dot_products_equal_their_twins() {
     assert!(failed.is_empty(), "{failed:#?}");
     assert!(outcomes.len() > fixed.len());
     assert!(context.shaders().iter().any(|text| text.contains("stage_fixed(token")), "they took another way");
+    assert_listed(&context);
+}
+
+#[test]
+fn attention_in_single_subgroups_equals_its_twin() {
+    let context = contexts(&Options { as_gpu: true, ..Options::default() }).remove(0);
+    let attention = |name: &str, _: &str| name.contains("attention");
+    let outcomes =
+        pollster::block_on(verify_only(&context, seed(), attention, |_| {})).expect("the device stays");
+    let failed: Vec<&Outcome> = outcomes.iter().filter(|o| !o.pass).collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+    assert!(
+        context.shaders().iter().any(|text| text.contains("return subgroupMax")),
+        "they took another way"
+    );
     assert_listed(&context);
 }
 
