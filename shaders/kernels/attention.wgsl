@@ -9,9 +9,9 @@
 
 var<private> first_end: u32; // of the positions that the first query sees
 
-fn sees(q: u32, position: u32) -> bool {
-    let end = first_end + q;
-    return position < end && end - position <= P.window;
+fn sees(position: u32) -> vec4<bool> {
+    let ends = vec4(first_end) + vec4(0u, 1u, 2u, 3u);
+    return (vec4(position) < ends) & (ends - vec4(position) <= vec4(P.window));
 }
 
 @compute @workgroup_size(LANES)
@@ -27,12 +27,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         let at = token * P.stride + P.q_offset + head_index * HEAD_DIM + 4u * (i % D4);
         queries[i] = vec4(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]) * P.scale;
     }
-    for (var q = 0u; q < QUERIES; q++) {
-        if (P.sinks == 1u) {
-            begin(q, sink(head_index), 1.0);
-        } else {
-            begin(q, -3.4e38, 0.0);
-        }
+    if (P.sinks == 1u) {
+        begin(vec4(sink(head_index)), 1.0);
+    } else {
+        begin(vec4(-3.4e38), 0.0);
     }
     workgroupBarrier();
     attend(head_index / (P.heads / P.kv_heads), start, first_end + tokens - 1u, lane.x);

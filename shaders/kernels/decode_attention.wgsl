@@ -1,6 +1,6 @@
 // rope.wgsl and attention.wgsl in one, for the one token of a decode step: a workgroup takes a share of the positions for
-// the QUERIES query heads of one key/value head, so that keys and values are read once (GQA, Ainslie et al. 2023). It makes
-// its queries ready by itself; the one with the last position also writes the token's k and v to the cache.
+// QUERIES of the GROUP query heads of a key/value head, so that keys and values are read once (GQA, Ainslie et al. 2023).
+// It makes its queries ready by itself; those with the last position also write the token's k and v to the cache.
 // SHARES = 1: out[head] is the result; else out[head][share] = (Σ weight·v, (most, total, 0, 0)) for attention_shares.wgsl.
 // qkv: [1, stride]; cache layout as in rope.wgsl.
 // requires: lib/heads.wgsl, lib/head.wgsl, lib/hadamard.wgsl, lib/attend.wgsl, lib/shares.wgsl, lib/step.wgsl,
@@ -11,14 +11,17 @@
 @group(0) @binding(8) var<storage, read_write> values: array<Cached>;
 @group(0) @binding(9) var<storage, read> qkv: array<f32>;
 
+const PARTS: u32 = (GROUP + QUERIES - 1u) / QUERIES;
+
 // A query sees all of its share.
-fn sees(q: u32, position: u32) -> bool {
-    return true;
+fn sees(position: u32) -> vec4<bool> {
+    return vec4(true);
 }
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>) {
-    let kv_head = group.x;
+    let kv_head = group.x / PARTS;
+    let first_head = kv_head * GROUP + min(group.x % PARTS * QUERIES, GROUP - QUERIES); // parts may overlap
     let all = seen();
     let first = all.start + group.y * all.share;
     if (first >= all.end) {
@@ -27,7 +30,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let end = min(first + all.share, all.end);
     // Its queries, and where the last position is, after them k and v.
     let writes = end == all.end;
-    load_heads(0u, QUERIES, P.q_offset + kv_head * QUERIES * HEAD_DIM, lane.x);
+    load_heads(0u, QUERIES, P.q_offset + first_head * HEAD_DIM, lane.x);
     if (writes) {
         load_heads(QUERIES, 1u, P.k_offset + kv_head * HEAD_DIM, lane.x);
         load_heads(QUERIES + 1u, 1u, P.v_offset + kv_head * HEAD_DIM, lane.x);
@@ -58,17 +61,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     }
     workgroupBarrier();
 
-    for (var g = 0u; g < QUERIES; g++) {
-        if (P.sinks == 1u && group.y == 0u) {
-            begin(g, sink(kv_head * QUERIES + g), 1.0);
-        } else {
-            begin(g, -3.4e38, 0.0);
-        }
+    if (P.sinks == 1u && group.y == 0u) {
+        let heads = min(first_head + vec4(0u, 1u, 2u, 3u), vec4(P.heads - 1u));
+        begin(vec4(sink(heads.x), sink(heads.y), sink(heads.z), sink(heads.w)), 1.0);
+    } else {
+        begin(vec4(-3.4e38), 0.0);
     }
     attend(kv_head, first, end, lane.x);
     for (var g = 0u; g < QUERIES; g++) {
         let sum = column_sum(g, lane.x);
-        let share = ((kv_head * QUERIES + g) * SHARES + group.y) * (D4 + 1u);
+        let share = ((first_head + g) * SHARES + group.y) * (D4 + 1u);
         if (lane.x < D4) {
             if (SHARES == 1u) {
                 set_head4(g * D4 + lane.x, sum / total[g]);
@@ -84,7 +86,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         workgroupBarrier();
         hadamard(QUERIES, lane.x);
         for (var i = lane.x; i < QUERIES * D4; i += LANES) {
-            out[kv_head * QUERIES * D4 + i] = head4(i);
+            out[first_head * D4 + i] = head4(i);
         }
     }
 }

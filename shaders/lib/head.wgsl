@@ -14,16 +14,16 @@ fn load_heads(first: u32, count: u32, source: u32, lane: u32) {
 
 // Rotates the first `count` heads; all lanes together, after a barrier.
 fn rotate_heads(count: u32, position: u32, lane: u32) {
-    for (var i = lane; i < count * P.planes; i += LANES) {
-        let plane = i % P.planes;
+    for (var plane = lane; plane < P.planes; plane += LANES) {
         let r = rotations[position * P.planes + plane];
-        let start = i / P.planes * HEAD_DIM;
-        let first = start + select(plane, 2u * plane, P.interleaved == 1u);
-        let second = start + select(plane + P.planes, 2u * plane + 1u, P.interleaved == 1u);
-        let a = head[first];
-        let b = head[second];
-        head[first] = a * r.x - b * r.y;
-        head[second] = b * r.x + a * r.y;
+        for (var h = 0u; h < count; h++) {
+            let first = h * HEAD_DIM + select(plane, 2u * plane, P.interleaved == 1u);
+            let second = h * HEAD_DIM + select(plane + P.planes, 2u * plane + 1u, P.interleaved == 1u);
+            let a = head[first];
+            let b = head[second];
+            head[first] = a * r.x - b * r.y;
+            head[second] = b * r.x + a * r.y;
+        }
     }
     workgroupBarrier();
 }

@@ -88,6 +88,9 @@ fn lanes_a_row(cols: usize, invocations: u32) -> u32 {
     [16u32, 8, 4, 2].into_iter().find(fits).unwrap_or(1)
 }
 
+/// Lanes that keep a large GPU busy, about.
+const BUSY_LANES: usize = 96 << 10;
+
 /// How a lane comes by the activations that it shares with all lanes of its workgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -226,8 +229,8 @@ fn codec_suits(codec: &dyn Codec, spread: Spread) -> bool {
 }
 
 /// Bytes of workgroup memory that products by matrix units take, and how many of them are for a codec's tables.
-pub(crate) const MATRIX_BYTES: u32 = 32 << 10;
-const MATRIX_TABLES: u32 = MATRIX_BYTES - 4 * 128 * 6 * 8 - 4096;
+pub(crate) const MATRIX_BYTES: u32 = 48 << 10;
+const MATRIX_TABLES: u32 = MATRIX_BYTES - 4 * 128 * 10 * 8 - 4096;
 
 /// Words of four f16 that a token's activations are for them, of so many columns.
 fn halves_vecs(cols: usize) -> usize {
@@ -236,7 +239,7 @@ fn halves_vecs(cols: usize) -> usize {
 
 impl Spread {
     /// All that [`Spread::choose`] returns.
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 21] = [
         Spread::Matvec { tiles: 1, split: 1, x: XSource::Lane },
         Spread::Matvec { tiles: 4, split: 1, x: XSource::Lane },
         Spread::Matvec { tiles: 1, split: 1, x: XSource::Subgroup },
@@ -248,6 +251,7 @@ impl Spread {
         Spread::Fixed { tiles: 1, split: 4 },
         Spread::Fixed { tiles: 1, split: 8 },
         Spread::Fixed { tiles: 1, split: 16 },
+        Spread::Fixed { tiles: 1, split: 32 },
         Spread::Fixed { tiles: 2, split: 8 },
         Spread::Fixed { tiles: 2, split: 16 },
         Spread::Fixed { tiles: 4, split: 8 },
@@ -302,8 +306,8 @@ impl Spread {
                 tiles /= 2;
             }
             let tiles = tiles.max(least);
-            if shape.rows < 256 * TILE && split < 16 && fits(tiles, 16) {
-                split = 16;
+            while shape.rows * (split as usize) < BUSY_LANES && split < 32 && fits(tiles, 2 * split) {
+                split *= 2;
             }
             while split > 4 && shape.cols < 4 * UNIT * split as usize {
                 split /= 2;
@@ -443,7 +447,7 @@ impl ProductSlots {
                 module.constants.push(("EXACT", exact.into()));
                 module.enable.extend(["f16", "subgroups", "wgpu_cooperative_matrix"]);
                 module.workgroup_bytes = Some(MATRIX_BYTES);
-                module.parts.push("lib/nearest_half.wgsl");
+                module.parts.extend([codec.halves(), "lib/nearest_half.wgsl"]);
             }
             Spread::Fixed { .. } | Spread::Matrix { .. } => {}
             Spread::Rows { rows, eights, x } => {
@@ -672,15 +676,16 @@ pub(crate) fn rope_module(
     with_reduction_of(lanes, module, capabilities)
 }
 
+/// Queries that a lane has registers for.
+const MOST_QUERIES: usize = 4;
+
 /// How a workgroup goes through the positions, see lib/attend.wgsl.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Attend {
-    /// Queries that share what is read.
+    /// Queries that share what is read, [`MOST_QUERIES`] at most.
     pub(crate) queries: usize,
     /// Lanes of a workgroup: fewer than [`LANES`] are one subgroup.
     pub(crate) lanes: u32,
-    /// Cache entries that a lane asks for at once.
-    pub(crate) ahead: u32,
 }
 
 impl Attend {
@@ -690,27 +695,24 @@ impl Attend {
         let fits = |&lanes: &u32| {
             !capabilities.software && (8..LANES).contains(&lanes) && head_dim <= 4 * lanes as usize
         };
-        let ahead = if capabilities.software { 1 } else { 16 };
-        Self { queries, lanes: alone.filter(fits).unwrap_or(LANES), ahead }
+        Self { queries, lanes: alone.filter(fits).unwrap_or(LANES) }
     }
 
-    /// For tokens of a prompt: as many at once as workgroup memory has room for.
+    /// For tokens of a prompt, where workgroup memory has room for them.
     fn of_tokens(head_dim: usize, capabilities: &Capabilities) -> Self {
-        let fits = |&queries: &usize| Self::bytes(queries, 1, head_dim) <= FLOOR_BYTES as usize;
-        let queries = if capabilities.software { 1 } else { [8, 4, 2].into_iter().find(fits).unwrap_or(1) };
-        Self::of(queries, head_dim, capabilities)
+        let several =
+            !capabilities.software && Self::bytes(MOST_QUERIES, 1, head_dim) <= FLOOR_BYTES as usize;
+        Self::of(if several { MOST_QUERIES } else { 1 }, head_dim, capabilities)
     }
 
-    /// Bytes of workgroup memory: heads that are made ready, queries, their weights; sums and reductions.
+    /// Bytes of workgroup memory, with so many heads that are made ready: they and queries; weights, sums, reductions.
     fn bytes(queries: usize, held: usize, head_dim: usize) -> usize {
-        let lanes = LANES as usize;
-        4 * ((held + queries) * head_dim + queries * lanes + 5 * lanes + 2)
+        4 * ((queries + held) * head_dim + 9 * LANES as usize + 2)
     }
 
     fn link(self, mut module: Module, capabilities: &Capabilities) -> Module {
         module.parts.extend(["lib/attend.wgsl", "lib/tanh.wgsl"]);
-        let queries = Constant::U32(self.queries as u32);
-        module.constants.extend([("QUERIES", queries), ("AHEAD", self.ahead.into())]);
+        module.constants.push(("QUERIES", (self.queries as u32).into()));
         if self.lanes == LANES {
             return with_reduction(module, capabilities);
         }
@@ -768,39 +770,42 @@ pub(crate) struct DecodeAttention {
     pub(crate) cache: CacheFormat,
     /// Shares of the positions, a workgroup each.
     pub(crate) shares: u32,
-    /// Its queries are the heads that share a key/value head.
+    /// Query heads of a key/value head.
+    pub(crate) group: usize,
     pub(crate) attend: Attend,
 }
 
 /// Workgroups that a decode step's attention is cut into on a GPU, about.
 const ATTENTION_GROUPS: usize = 2048;
-/// Largest number of shares.
+/// Largest number of shares, and lanes that sum them.
 const MOST_SHARES: usize = 64;
+const SHARES_LANES: u32 = 256;
 
 impl DecodeAttention {
-    /// Whether a workgroup has memory for all queries of a key/value head, which are made ready together with k and v.
+    /// Whether a workgroup has memory for queries, k and v.
     pub(crate) fn fits(heads: &Heads) -> bool {
-        let group = heads.heads / heads.kv_heads.max(1);
-        Attend::bytes(group, group + 2, heads.head_dim) <= FLOOR_BYTES as usize
+        Attend::bytes(MOST_QUERIES, MOST_QUERIES + 2, heads.head_dim) <= FLOOR_BYTES as usize
     }
 
     fn of(heads: &Heads, normed: bool, cache: &Cache, capabilities: &Capabilities) -> Self {
-        let attend = Attend::of(heads.heads / heads.kv_heads, heads.head_dim, capabilities);
+        let group = heads.heads / heads.kv_heads;
+        let attend = Attend::of(group.div_ceil(group.div_ceil(MOST_QUERIES)), heads.head_dim, capabilities);
         let tiles = cache.context.div_ceil(attend.lanes as usize);
         let shares = match capabilities.software {
             true => 1,
             false => (ATTENTION_GROUPS / heads.kv_heads).clamp(1, MOST_SHARES).min(tiles),
         };
-        Self { head_dim: heads.head_dim, normed, cache: cache.format, shares: shares as u32, attend }
+        Self { head_dim: heads.head_dim, normed, cache: cache.format, shares: shares as u32, group, attend }
     }
 
     /// Rotations, cache writes and the shares.
     pub(crate) fn module(self, capabilities: &Capabilities) -> Module {
-        let Self { head_dim, normed, cache, shares, attend } = self;
+        let Self { head_dim, normed, cache, shares, group, attend } = self;
         let (kernel, held) = ("kernels/decode_attention.wgsl", attend.queries + 2);
         let mut module = cache_module("decode_attention", kernel, head_dim, normed, cache, held);
         module.parts.push("lib/shares.wgsl");
         module.constants.extend([("SHARES", Constant::U32(shares)), ("TILE", attend.lanes.into())]);
+        module.constants.push(("GROUP", (group as u32).into()));
         attend.link(module, capabilities)
     }
 
@@ -811,7 +816,7 @@ impl DecodeAttention {
         module.parts.push("lib/shares.wgsl");
         module.constants.extend([
             ("SHARES", Constant::U32(self.shares)),
-            ("LANES", LANES.into()),
+            ("LANES", SHARES_LANES.into()),
             ("TILE", self.attend.lanes.into()),
         ]);
         module
@@ -1343,7 +1348,7 @@ fn lower_attention<'a>(
         module: plan.module(capabilities),
         buffers,
         params: params.clone(),
-        grid: Grid::fixed(heads.kv_heads, plan.shares as usize),
+        grid: Grid::fixed(heads.kv_heads * plan.group.div_ceil(plan.attend.queries), plan.shares as usize),
     }];
     if plan.shares > 1 {
         all.push(Lowered {
@@ -1504,19 +1509,19 @@ fn modules(every_slot: bool) -> Vec<Module> {
         for (head_dim, cache) in CacheFormat::ALL.into_iter().flat_map(sizes) {
             let suffix = format!(" {head_dim} {}{reduction}", cache.name());
             let alone = if subgroups.is_some() && head_dim <= 128 { 32 } else { LANES };
-            let attends = |queries| {
-                let one = Attend { queries, lanes: LANES, ahead: 1 };
-                [one, Attend { lanes: alone, ahead: 16, ..one }]
-            };
-            for (attend, at) in attends(8).into_iter().zip(["", " ahead"]) {
-                add(format!("{suffix}{at}"), attention_module(head_dim, cache, attend, &capabilities));
+            for (queries, lanes) in [(1, LANES), (4, alone)] {
+                let attend = Attend { queries, lanes };
+                add(
+                    format!("{suffix} of {queries}"),
+                    attention_module(head_dim, cache, attend, &capabilities),
+                );
             }
             if subgroups.is_none() && suits_rows(head_dim, cache) {
                 add(suffix.clone(), attention_rows_module(head_dim, cache));
             }
             for (group, normed, shares) in [(1, false, 1), (1, true, 16), (3, false, 5), (3, true, 1)] {
-                let attend = attends(group)[usize::from(group == 1)];
-                let plan = DecodeAttention { head_dim, normed, cache, shares, attend };
+                let attend = Attend { queries: group, lanes: if group == 1 { alone } else { LANES } };
+                let plan = DecodeAttention { head_dim, normed, cache, shares, group, attend };
                 let suffix = format!("{suffix}, group {group}, shares {shares}");
                 add(suffix.clone(), plan.module(&capabilities));
                 if shares > 1 {

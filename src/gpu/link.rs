@@ -40,6 +40,8 @@ parts![
     "codecs/int.wgsl",
     #[cfg(not(target_arch = "wasm32"))]
     "codecs/int_fixed.wgsl",
+    #[cfg(not(target_arch = "wasm32"))]
+    "codecs/int_halves.wgsl",
     "codecs/kquant.wgsl",
     #[cfg(not(target_arch = "wasm32"))]
     "codecs/kquant_fixed.wgsl",
@@ -89,6 +91,8 @@ parts![
     "lib/head.wgsl",
     "lib/head_normed.wgsl",
     "lib/head_plain.wgsl",
+    #[cfg(not(target_arch = "wasm32"))]
+    "lib/halves_decoded.wgsl",
     "lib/heads.wgsl",
     "lib/items.wgsl",
     #[cfg(not(target_arch = "wasm32"))]

@@ -220,6 +220,14 @@ impl Codec for Int {
         (self.group == WHOLE_ROW || self.group.is_multiple_of(UNIT)).then_some("codecs/int_fixed.wgsl")
     }
 
+    fn halves(&self) -> &'static str {
+        let whole = matches!(self.offset, Offset::Symmetric(_) | Offset::Zero);
+        match whole && self.scale == Kind::F16 && !self.divides() {
+            true => "codecs/int_halves.wgsl",
+            false => "lib/halves_decoded.wgsl",
+        }
+    }
+
     fn divides(&self) -> bool {
         self.divisor > 1
     }

@@ -327,6 +327,11 @@ pub trait Codec: Debug + Send + Sync + 'static {
         None
     }
 
+    /// The WGSL part with `halves8`: weights as two f16 each, for matrix units.
+    fn halves(&self) -> &'static str {
+        "lib/halves_decoded.wgsl"
+    }
+
     /// Whether the scale of a row is a quotient, which WGSL may round otherwise.
     fn divides(&self) -> bool {
         false

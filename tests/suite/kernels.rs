@@ -38,10 +38,9 @@ fn assert_all_pass<W: Fn(&str, &str) -> bool>(
 }
 
 /// Constants of which the list has not every value, and not with every other: sizes, and slots that are filled or not.
-const FREE: [&str; 16] = [
+const FREE: [&str; 15] = [
     "ACTIVATION",
     "ADD",
-    "AHEAD",
     "BIASED",
     "GROUP",
     "HELD",
@@ -108,7 +107,7 @@ fn products_by_packed_dot_products_equal_their_twins() {
 #[test]
 fn attention_in_single_subgroups_equals_its_twin() {
     let context = contexts(&Options { as_gpu: true, ..Options::default() }).remove(0);
-    let attention = |name: &str, _: &str| name.contains("attention");
+    let attention = |name: &str, cache: &str| name.ends_with("attention") && cache != "f32 cache";
     let outcomes =
         pollster::block_on(verify_only(&context, seed(), attention, |_| {})).expect("the device stays");
     let failed: Vec<&Outcome> = outcomes.iter().filter(|o| !o.pass).collect();
