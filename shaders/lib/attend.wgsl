@@ -25,6 +25,11 @@ fn begin(first_most: vec4<f32>, first_total: f32) {
     part_sum = Four();
 }
 
+// Of the entry of a key that begins at `first`; beyond the last one, that.
+fn key_at(first: u32, i: u32) -> u32 {
+    return first + min(i, NUMBERS - 1u) * P.context;
+}
+
 fn add_key(products: Four, key: vec4<f32>, j: u32) -> Four {
     var all = products;
     all.a += queries[j] * key;
@@ -114,16 +119,14 @@ fn attend(kv_head: u32, start: u32, end: u32, lane: u32) {
         if (at < end) {
             let first_key = kv_head * ENTRIES * P.context + at;
             for (var i = 0u; i < NUMBERS; i += 8u) {
-                let low = first_key + min(vec4(i) + vec4(0u, 1u, 2u, 3u), vec4(NUMBERS - 1u)) * P.context;
-                let high = first_key + min(vec4(i) + vec4(4u, 5u, 6u, 7u), vec4(NUMBERS - 1u)) * P.context;
-                let a = keys[low.x];
-                let b = keys[low.y];
-                let c = keys[low.z];
-                let d = keys[low.w];
-                let e = keys[high.x];
-                let f = keys[high.y];
-                let g = keys[high.z];
-                let h = keys[high.w];
+                let a = keys[key_at(first_key, i)];
+                let b = keys[key_at(first_key, i + 1u)];
+                let c = keys[key_at(first_key, i + 2u)];
+                let d = keys[key_at(first_key, i + 3u)];
+                let e = keys[key_at(first_key, i + 4u)];
+                let f = keys[key_at(first_key, i + 5u)];
+                let g = keys[key_at(first_key, i + 6u)];
+                let h = keys[key_at(first_key, i + 7u)];
                 products = add_entry(products, a, i);
                 products = add_entry(products, b, i + 1u);
                 products = add_entry(products, c, i + 2u);
@@ -154,29 +157,25 @@ fn attend(kv_head: u32, start: u32, end: u32, lane: u32) {
         most = new_most;
         part_sum = Four(part_sum.a * shrink.x, part_sum.b * shrink.y, part_sum.c * shrink.z, part_sum.d * shrink.w);
         if (part < SPLIT) {
-            let count = min(LANES, end - tile);
+            let last = min(LANES, end - tile) - 1u;
             let first_value = (kv_head * P.context + tile) * ENTRIES + column / FOURS;
-            for (var i = part; i < count; i += 8u * SPLIT) {
-                let low = vec4(i) + SPLIT * vec4(0u, 1u, 2u, 3u);
-                let high = low + 4u * SPLIT;
-                let low_at = first_value + min(low, vec4(count - 1u)) * ENTRIES;
-                let high_at = first_value + min(high, vec4(count - 1u)) * ENTRIES;
-                let a = values[low_at.x];
-                let b = values[low_at.y];
-                let c = values[low_at.z];
-                let d = values[low_at.w];
-                let e = values[high_at.x];
-                let f = values[high_at.y];
-                let g = values[high_at.z];
-                let h = values[high_at.w];
-                part_sum = add_value(part_sum, a, column, low.x);
-                part_sum = add_value(part_sum, b, column, low.y);
-                part_sum = add_value(part_sum, c, column, low.z);
-                part_sum = add_value(part_sum, d, column, low.w);
-                part_sum = add_value(part_sum, e, column, high.x);
-                part_sum = add_value(part_sum, f, column, high.y);
-                part_sum = add_value(part_sum, g, column, high.z);
-                part_sum = add_value(part_sum, h, column, high.w);
+            for (var i = part; i <= last; i += 8u * SPLIT) {
+                let a = values[first_value + min(i, last) * ENTRIES];
+                let b = values[first_value + min(i + SPLIT, last) * ENTRIES];
+                let c = values[first_value + min(i + 2u * SPLIT, last) * ENTRIES];
+                let d = values[first_value + min(i + 3u * SPLIT, last) * ENTRIES];
+                let e = values[first_value + min(i + 4u * SPLIT, last) * ENTRIES];
+                let f = values[first_value + min(i + 5u * SPLIT, last) * ENTRIES];
+                let g = values[first_value + min(i + 6u * SPLIT, last) * ENTRIES];
+                let h = values[first_value + min(i + 7u * SPLIT, last) * ENTRIES];
+                part_sum = add_value(part_sum, a, column, i);
+                part_sum = add_value(part_sum, b, column, i + SPLIT);
+                part_sum = add_value(part_sum, c, column, i + 2u * SPLIT);
+                part_sum = add_value(part_sum, d, column, i + 3u * SPLIT);
+                part_sum = add_value(part_sum, e, column, i + 4u * SPLIT);
+                part_sum = add_value(part_sum, f, column, i + 5u * SPLIT);
+                part_sum = add_value(part_sum, g, column, i + 6u * SPLIT);
+                part_sum = add_value(part_sum, h, column, i + 7u * SPLIT);
             }
         }
         workgroupBarrier();
@@ -185,16 +184,8 @@ fn attend(kv_head: u32, start: u32, end: u32, lane: u32) {
 
 // Four columns of Σ weight·v of query q, for lanes below D4; all lanes together.
 fn column_sum(q: u32, lane: u32) -> vec4<f32> {
-    var whole = part_sum.a;
-    if (q == 1u) {
-        whole = part_sum.b;
-    }
-    if (q == 2u) {
-        whole = part_sum.c;
-    }
-    if (q == 3u) {
-        whole = part_sum.d;
-    }
+    var all = array(part_sum.a, part_sum.b, part_sum.c, part_sum.d);
+    var whole = all[q];
     sums[lane] = whole;
     workgroupBarrier();
     if (lane < D4) {

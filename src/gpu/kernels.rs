@@ -88,9 +88,6 @@ fn lanes_a_row(cols: usize, invocations: u32) -> u32 {
     [16u32, 8, 4, 2].into_iter().find(fits).unwrap_or(1)
 }
 
-/// Lanes that keep a large GPU busy, about.
-const BUSY_LANES: usize = 96 << 10;
-
 /// How a lane comes by the activations that it shares with all lanes of its workgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -219,11 +216,22 @@ pub(crate) fn has_wide_rows(capabilities: &Capabilities) -> bool {
     Tuning::now(capabilities).prefill == WIDE_ROWS
 }
 
+/// Parts of a codec that kernels of native GPUs alone ask for: [`Codec::fixed`], [`Codec::halves`].
+#[cfg(not(target_arch = "wasm32"))]
+fn native_parts(codec: &dyn Codec) -> [Option<&'static str>; 2] {
+    [codec.fixed(), codec.halves()]
+}
+
+#[cfg(target_arch = "wasm32")]
+fn native_parts(_: &dyn Codec) -> [Option<&'static str>; 2] {
+    [None; 2]
+}
+
 /// Whether there is such a kernel for the codec.
 fn codec_suits(codec: &dyn Codec, spread: Spread) -> bool {
     match spread {
-        Spread::Fixed { .. } => codec.fixed().is_some(),
-        Spread::Matrix { .. } => codec.workgroup_bytes() <= MATRIX_TABLES && !codec.is_wide(),
+        Spread::Fixed { .. } => native_parts(codec)[0].is_some(),
+        Spread::Matrix { .. } => codec.workgroup_bytes() <= MATRIX_TABLES && native_parts(codec)[1].is_some(),
         _ => true,
     }
 }
@@ -295,7 +303,7 @@ impl Spread {
         }
         let least = if gated { 2 } else { 1 };
         if let Some(Spread::Fixed { mut tiles, mut split }) =
-            fixed.filter(|_| NATIVE && codec.fixed().is_some())
+            fixed.filter(|_| NATIVE && native_parts(codec)[0].is_some())
         {
             let fits = |tiles, split| {
                 let bytes = fixed_bytes(tiles, split) + codec.workgroup_bytes();
@@ -306,7 +314,7 @@ impl Spread {
                 tiles /= 2;
             }
             let tiles = tiles.max(least);
-            while shape.rows * (split as usize) < BUSY_LANES && split < 32 && fits(tiles, 2 * split) {
+            while shape.rows < 256 * TILE && split < 32 && fits(tiles, 2 * split) {
                 split *= 2;
             }
             while split > 4 && shape.cols < 4 * UNIT * split as usize {
@@ -436,7 +444,7 @@ impl ProductSlots {
                 let lanes = Constant::U32(TILE as u32 * split);
                 module.constants.extend([("CHUNK", Constant::U32(FIXED_UNITS)), ("LANES", lanes)]);
                 module.parts.push("lib/fixed.wgsl");
-                module.parts.extend(codec.fixed());
+                module.parts.extend(native_parts(codec)[0]);
                 let bytes = fixed_bytes(tiles, split);
                 self.share_rows(&mut module, tiles, split, bytes);
                 let beyond = bytes + codec.workgroup_bytes() > FLOOR_BYTES;
@@ -447,7 +455,8 @@ impl ProductSlots {
                 module.constants.push(("EXACT", exact.into()));
                 module.enable.extend(["f16", "subgroups", "wgpu_cooperative_matrix"]);
                 module.workgroup_bytes = Some(MATRIX_BYTES);
-                module.parts.extend([codec.halves(), "lib/nearest_half.wgsl"]);
+                module.parts.extend(native_parts(codec)[1]);
+                module.parts.push("lib/nearest_half.wgsl");
             }
             Spread::Fixed { .. } | Spread::Matrix { .. } => {}
             Spread::Rows { rows, eights, x } => {

@@ -182,6 +182,7 @@ impl Codec for E8p12 {
         }
     }
 
+    #[cfg(not(target_arch = "wasm32"))]
     fn fixed(&self) -> Option<&'static str> {
         Some("codecs/e8p12_fixed.wgsl")
     }

@@ -91,8 +91,9 @@ impl Codec for Fp8 {
         }
     }
 
-    fn is_wide(&self) -> bool {
-        true
+    #[cfg(not(target_arch = "wasm32"))]
+    fn halves(&self) -> Option<&'static str> {
+        None
     }
 
     fn fuse(&self, parts: &[(&dyn Codec, usize)]) -> Option<Arc<dyn Codec>> {

@@ -215,16 +215,18 @@ impl Codec for Int {
             && matches!(self.offset, Offset::Symmetric(zero) if self.bits < 8 || zero == 128)
     }
 
+    #[cfg(not(target_arch = "wasm32"))]
     fn fixed(&self) -> Option<&'static str> {
         // A unit must have one scale.
         (self.group == WHOLE_ROW || self.group.is_multiple_of(UNIT)).then_some("codecs/int_fixed.wgsl")
     }
 
-    fn halves(&self) -> &'static str {
+    #[cfg(not(target_arch = "wasm32"))]
+    fn halves(&self) -> Option<&'static str> {
         let whole = matches!(self.offset, Offset::Symmetric(_) | Offset::Zero);
         match whole && self.scale == Kind::F16 && !self.divides() {
-            true => "codecs/int_halves.wgsl",
-            false => "lib/halves_decoded.wgsl",
+            true => Some("codecs/int_halves.wgsl"),
+            false => Some("lib/halves_decoded.wgsl"),
         }
     }
 

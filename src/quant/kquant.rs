@@ -168,6 +168,7 @@ impl Codec for KQuant {
         }
     }
 
+    #[cfg(not(target_arch = "wasm32"))]
     fn fixed(&self) -> Option<&'static str> {
         (!matches!(self.offset, Offset::Levels { .. })).then_some("codecs/kquant_fixed.wgsl")
     }

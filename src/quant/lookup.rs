@@ -259,8 +259,9 @@ impl Codec for Lookup {
         }
     }
 
-    fn is_wide(&self) -> bool {
-        self.scales == Scales::Float(Kind::E4m3)
+    #[cfg(not(target_arch = "wasm32"))]
+    fn halves(&self) -> Option<&'static str> {
+        (self.scales != Scales::Float(Kind::E4m3)).then_some("lib/halves_decoded.wgsl")
     }
 
     fn fuse(&self, parts: &[(&dyn Codec, usize)]) -> Option<Arc<dyn Codec>> {

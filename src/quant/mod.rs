@@ -316,20 +316,18 @@ pub trait Codec: Debug + Send + Sync + 'static {
         false
     }
 
-    /// Whether weights may be beyond 255, which f16 does not hold once they are made large enough for two halves.
-    fn is_wide(&self) -> bool {
-        false
-    }
-
     /// The WGSL part with `group_of` and `dot32_fixed`, where weights are integers of 8 bits times a scale: for products
     /// with activations of 24 bits.
+    #[cfg(not(target_arch = "wasm32"))]
     fn fixed(&self) -> Option<&'static str> {
         None
     }
 
-    /// The WGSL part with `halves8`: weights as two f16 each, for matrix units.
-    fn halves(&self) -> &'static str {
-        "lib/halves_decoded.wgsl"
+    /// The WGSL part with `halves8`: weights as two f16 each, for matrix units. None where weights may be beyond 255, which
+    /// f16 does not hold once they are made large enough for two halves.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn halves(&self) -> Option<&'static str> {
+        Some("lib/halves_decoded.wgsl")
     }
 
     /// Whether the scale of a row is a quotient, which WGSL may round otherwise.
