@@ -10,7 +10,7 @@ use crate::ops::{
 use crate::quant::activations::{ActivationScale, Activations};
 use crate::quant::cache::CacheFormat;
 use crate::quant::hadamard::{Form, sizes};
-use crate::quant::{CODECS, Codec, Family, Kind, Shape, WHOLE_ROW};
+use crate::quant::{CODECS, Codec, Family, Kind, Shape, UNIT, WHOLE_ROW};
 use crate::reference::NO_TOKEN;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -175,12 +175,16 @@ fn step(position: usize, tokens: usize, ids: impl Fn(usize) -> u32) -> Step {
 }
 
 /// Shapes that end inside a tile, a unit and a word. The least has five rows: a single output that happens to be
-/// near zero would make its relative error large.
+/// near zero would make its relative error large. Either the small ones or the large one have whole units only; the small
+/// ones have as many columns, so that both take the same pipelines, whose compilation takes most of the time.
 fn shapes(rng: &mut StdRng) -> [(usize, usize); 3] {
-    let small = (rng.random_range(6..128), 4 * rng.random_range(1..=75));
+    let missing = 4 * rng.random_range(1..UNIT / 4);
+    let [of_small, of_large] = if rng.random() { [missing, 0] } else { [0, missing] };
+    let cols = UNIT * rng.random_range(1..=9) - of_small;
+    let small = (rng.random_range(6..128), cols);
     // From 128 rows on a software adapter's matvec takes four tiles a workgroup; 260 columns are three groups of 128.
-    let large = (rng.random_range(128..300), 4 * rng.random_range(65..=150));
-    [(5, 32), small, large]
+    let large = (rng.random_range(128..300), UNIT * rng.random_range(9..=19) - of_large);
+    [(5, cols), small, large]
 }
 
 async fn gather(bench: &mut Bench, codec: &Arc<dyn Codec>) -> Result<f64> {
