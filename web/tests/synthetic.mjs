@@ -29,8 +29,8 @@ class Writer {
   bytes() { return Buffer.concat(this.#parts); }
 }
 
-/** `{ size, at(start, end), weights }`; by default 616 MB. */
-export function synthetic({ hidden = 2048, ffn = 8192, layers = 18, heads = 32, kvHeads = 8 } = {}) {
+/** `{ size, at(start, end), weights }`; by default 308 MB. */
+export function synthetic({ hidden = 2048, ffn = 8192, layers = 9, heads = 32, kvHeads = 8 } = {}) {
   const words = 'the a of to and in it was he she that on with said little one day big very happy'.split(' ').map((word) => `\u2581${word}`);
   const tokens = ['<unk>', '<s>', '</s>', ...Array.from({ length: 256 }, (_, i) => `<0x${i.toString(16).toUpperCase().padStart(2, '0')}>`), ...words];
   while (tokens.length % 32) tokens.push(`<extra${tokens.length}>`);
