@@ -334,7 +334,12 @@ function inBrowser(name) {
       assert.deepEqual(found.tokens, native(tiny, spell(tiny), LENGTH).token_ids);
     });
 
-    for (const [format, way] of [['gguf-q4_0', 'pick'], ['gptq-4bit-g32-actorder', 'drop'], ['bnb-nf4', 'pick'], ['quip-e8p12', 'drop']]) {
+    // Readers are the same in every browser, files are not: each picks one and drops one.
+    const formats = {
+      chromium: [['gguf-q4_0', 'pick'], ['gptq-4bit-g32-actorder', 'drop']],
+      firefox: [['bnb-nf4', 'pick'], ['quip-e8p12', 'drop']],
+    };
+    for (const [format, way] of formats[name]) {
       test(`${format}, by ${way}, writes what the golden file says and the native program writes`, { skip: absent(reals) }, async () => {
         const folder = join(reals, format);
         const gguf = readdirSync(folder).find((name) => name.endsWith('.gguf'));
