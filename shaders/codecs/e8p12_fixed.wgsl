@@ -25,11 +25,13 @@ fn e8_quarters_of_point(code: u32) -> vec2<u32> {
     return e8p_quarters(vec2(row, row >> 4u) & vec2(0x0f0f0f0fu), 16u);
 }
 
+fn e8p_quarters_of_unit(c: vec4<u32>) -> Codes32 {
+    return Codes32(vec4(e8p_quarters_of_point(c.x), e8p_quarters_of_point(c.y)),
+                   vec4(e8p_quarters_of_point(c.z), e8p_quarters_of_point(c.w)));
+}
+
 fn dot32_fixed(row: u32, unit: u32, group: Group, x: Fixed32) -> f32 {
-    let c = codes4(row, unit);
-    let q = Codes32(vec4(e8p_quarters_of_point(c.x), e8p_quarters_of_point(c.y)),
-                    vec4(e8p_quarters_of_point(c.z), e8p_quarters_of_point(c.w)));
-    let sum = fixed_dot(q, x);
+    let sum = fixed_dot(e8p_quarters_of_unit(codes4(row, unit)), x);
     if (RESIDUAL_BITS == 0u) {
         return 0.25 * sum;
     }
@@ -39,8 +41,7 @@ fn dot32_fixed(row: u32, unit: u32, group: Group, x: Fixed32) -> f32 {
         rest = Codes32(vec4(e8_quarters_of_point(r.x), e8_quarters_of_point(r.y)),
                        vec4(e8_quarters_of_point(r.z), e8_quarters_of_point(r.w)));
     } else {
-        rest = Codes32(vec4(e8p_quarters_of_point(r.x), e8p_quarters_of_point(r.y)),
-                       vec4(e8p_quarters_of_point(r.z), e8p_quarters_of_point(r.w)));
+        rest = e8p_quarters_of_unit(r);
     }
     return 0.25 * (sum + bitcast<f32>(RESIDUAL_FACTOR) * fixed_dot(rest, x));
 }
