@@ -36,7 +36,7 @@ const MUTATIONS: &[Mutation] = &[
         "matmul",
         "int4 g64 zeros",
     ),
-    mutation("codecs/int.wgsl", "f32(zero), 0.0", "f32(zero + 1u), 0.0", "matvec", "int4 g64 zeros"),
+    mutation("codecs/int.wgsl", "whole(zero), 0.0", "whole(zero + 1u), 0.0", "matvec", "int4 g64 zeros"),
     mutation("codecs/int.wgsl", "f32(ZERO), 0.0", "f32(ZERO - 1u), 0.0", "matvec", "int2 g32 z2"),
     mutation(
         "codecs/int.wgsl",
@@ -182,14 +182,7 @@ const MUTATIONS: &[Mutation] = &[
     ),
     mutation("kernels/top_k.wgsl", "if (key(i) > border)", "if (key(i) >= border)", "top_k", ""),
     mutation("kernels/argmax.wgsl", "other_at < best_at[lane.x]", "other_at > best_at[lane.x]", "argmax", ""),
-    mutation(
-        "kernels/attention.wgsl",
-        "start = end - P.window",
-        "start = end - P.window + 1u",
-        "attention",
-        "int4 cache",
-    ),
-    mutation("kernels/attention.wgsl", "sum *= shrink", "sum *= 1.0", "attention", "int4 cache"),
+    mutation("kernels/attention.wgsl", "<= vec4(P.window)", "< vec4(P.window)", "attention", "int4 cache"),
     mutation("kernels/attention_rows.wgsl", "sum[i] * shrink", "sum[i]", "attention", "f32 cache"),
     mutation(
         "kernels/attention_rows.wgsl",
@@ -344,18 +337,12 @@ const MUTATIONS: &[Mutation] = &[
     mutation("kernels/sparse.wgsl", "P.y_offset + row] += sum", "P.y_offset + row] = sum", "sparse", ""),
     mutation(
         "kernels/attention.wgsl",
-        "sink(head_index), 1.0",
-        "sink(head_index), 0.0",
+        "sink(head_index)), 1.0",
+        "sink(head_index)), 0.0",
         "attention",
         "int4 cache",
     ),
-    mutation(
-        "kernels/attention.wgsl",
-        "let end = first_end + q;",
-        "let end = first_end;",
-        "attention",
-        "f32 cache",
-    ),
+    mutation("kernels/attention.wgsl", "first_token + 1u", "first_token + 2u", "attention", "f32 cache"),
     mutation("kernels/combine.wgsl", "weights[row]", "weights[id.y]", "combine", ""),
     mutation(
         "kernels/hadamard_mix.wgsl",
@@ -456,7 +443,13 @@ fn every_part_has_a_mutation() {
     // What probes compute is thrown away; only their time counts.
     let thrown_away = |file: &&str| file.starts_with("probes/");
     // No adapter at hand has matrix units.
-    let elsewhere = ["kernels/halves.wgsl", "kernels/matmul_matrix.wgsl", "lib/nearest_half.wgsl"];
+    let elsewhere = [
+        "codecs/int_halves.wgsl",
+        "kernels/halves.wgsl",
+        "kernels/matmul_matrix.wgsl",
+        "lib/halves_decoded.wgsl",
+        "lib/nearest_half.wgsl",
+    ];
     let computing = PARTS.iter().map(|p| p.file).filter(|f| !thrown_away(f) && !elsewhere.contains(f));
     let missing: Vec<&str> = computing.filter(|f| !mutated.contains(f)).collect();
     assert!(missing.is_empty(), "add a line to MUTATIONS for {missing:?}");
