@@ -19,8 +19,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let head_index = group.x;
     let first_token = group.y * QUERIES;
     let tokens = min(QUERIES, step[TOKENS] - first_token);
-    first_end = step[POSITION] + first_token + 1u;
-    let start = first_end - min(first_end, P.window);
+    let own_end = step[POSITION] + first_token + 1u;
+    first_end = own_end;
     for (var i = lane.x; i < QUERIES * D4; i += LANES) {
         // Queries beyond the tokens repeat the last one, and are not stored.
         let token = first_token + min(i / D4, tokens - 1u);
@@ -33,7 +33,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         begin(vec4(-3.4e38), 0.0);
     }
     workgroupBarrier();
-    attend(head_index / (P.heads / P.kv_heads), start, first_end + tokens - 1u, lane.x);
+    attend(head_index / (P.heads / P.kv_heads), own_end - min(own_end, P.window), own_end + tokens - 1u, lane.x);
     for (var q = 0u; q < tokens; q++) {
         let sum = column_sum(q, lane.x);
         if (lane.x < D4) {

@@ -120,7 +120,8 @@ pub struct Capabilities {
     /// Bytes that may be used in all, where that is known.
     pub memory_budget: Option<u64>,
     /// The kernels that were measured to be fastest; none: those of its class, see [`Context::tune`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(not(target_arch = "wasm32"), serde(skip_serializing_if = "Option::is_none"))]
+    #[cfg_attr(target_arch = "wasm32", serde(skip))] // a page has none
     pub tuning: Option<Tuning>,
 }
 

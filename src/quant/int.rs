@@ -4,7 +4,7 @@
 //! here they are one codec. Odd widths are kept in planes.
 
 use super::planes::Planes;
-use super::{Codec, Family, Field, Kind, Packed, Section, UNIT, WHOLE_ROW, interchangeable};
+use super::{Codec, Family, Field, Kind, Packed, Section, WHOLE_ROW, interchangeable};
 use crate::error::{Error, Result};
 use std::any::Any;
 use std::sync::Arc;
@@ -218,7 +218,7 @@ impl Codec for Int {
     #[cfg(not(target_arch = "wasm32"))]
     fn fixed(&self) -> Option<&'static str> {
         // A unit must have one scale.
-        (self.group == WHOLE_ROW || self.group.is_multiple_of(UNIT)).then_some("codecs/int_fixed.wgsl")
+        (self.group == WHOLE_ROW || self.group.is_multiple_of(super::UNIT)).then_some("codecs/int_fixed.wgsl")
     }
 
     #[cfg(not(target_arch = "wasm32"))]
