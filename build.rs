@@ -1,5 +1,5 @@
 //! Shaders as the crate embeds them: as they are, and for the page, where every byte is downloaded before the first word,
-//! without comments and indentation. Lines stay where they are, for the messages of compilers.
+//! without comments and spaces. Lines stay where they are, for the messages of compilers.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
@@ -20,7 +20,27 @@ fn main() -> io::Result<()> {
 
 fn embed(file: &Path, out: &Path, small: bool) -> io::Result<()> {
     let text = fs::read_to_string(file)?;
-    let code = |line: &str| line.split_once("//").map_or(line, |(code, _)| code).trim().to_owned() + "\n";
-    let text = if small { text.lines().map(code).collect() } else { text };
+    let text = if small { text.lines().map(squeeze).collect() } else { text };
     fs::write(out.join(file), text)
+}
+
+/// A line without its comment and the spaces that only part what is parted anyway.
+fn squeeze(line: &str) -> String {
+    let code = line.split_once("//").map_or(line, |(code, _)| code).trim();
+    let (marks, operators) = (",;:(){}[]=<>&|+-*/%^", "=<>&|+-*/%^!");
+    let mut out = String::new();
+    for (at, c) in code.char_indices() {
+        let (before, after) = (out.chars().last(), code[at + c.len_utf8()..].chars().next());
+        let (Some(before), Some(after)) = (before, after) else {
+            out.push(c);
+            continue;
+        };
+        // Two operators might become another one.
+        let apart = operators.contains(before) && operators.contains(after);
+        let parted = marks.contains(before) || marks.contains(after);
+        if c != ' ' || apart || !parted {
+            out.push(c);
+        }
+    }
+    out + "\n"
 }
