@@ -241,7 +241,9 @@ impl Source {
     /// `@group(0)` bindings in the text, by number.
     pub fn bindings(&self) -> BTreeMap<u32, Binding> {
         let declaration = |line: &str| {
-            let (number, rest) = line.strip_prefix("@group(0) @binding(")?.split_once(')')?;
+            // A page's shaders have no space between the two.
+            let binding = line.strip_prefix("@group(0)")?.trim_start().strip_prefix("@binding(")?;
+            let (number, rest) = binding.split_once(')')?;
             let kind = if rest.contains("var<uniform>") {
                 Binding::Uniform
             } else if rest.contains("read_write") {
