@@ -1,4 +1,5 @@
-// One head of q, k or v a workgroup, made ready (lib/head.wgsl) and transformed as the cache asks for, then k and v into the cache and q back in place.
+// One head of q, k or v a workgroup, made ready (lib/head.wgsl) and transformed as the cache asks for, then k and v into the
+// cache and q back in place.
 // keys: [kv_head][ENTRIES][context], values: [kv_head][context][ENTRIES].
 // requires: lib/heads.wgsl, lib/head.wgsl, lib/hadamard.wgsl, lib/step.wgsl, reduce, cache
 

@@ -226,7 +226,7 @@ impl Codec for Int {
         let whole = matches!(self.offset, Offset::Symmetric(_) | Offset::Zero);
         match whole && self.scale == Kind::F16 && !self.divides() {
             true => Some("codecs/int_halves.wgsl"),
-            false => Some("lib/halves_decoded.wgsl"),
+            false => Some(super::DECODED_HALVES),
         }
     }
 

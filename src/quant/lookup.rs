@@ -261,7 +261,7 @@ impl Codec for Lookup {
 
     #[cfg(not(target_arch = "wasm32"))]
     fn halves(&self) -> Option<&'static str> {
-        (self.scales != Scales::Float(Kind::E4m3)).then_some("lib/halves_decoded.wgsl")
+        (self.scales != Scales::Float(Kind::E4m3)).then_some(super::DECODED_HALVES)
     }
 
     fn fuse(&self, parts: &[(&dyn Codec, usize)]) -> Option<Arc<dyn Codec>> {

@@ -253,6 +253,10 @@ pub struct Shape {
     pub cols: usize,
 }
 
+/// The WGSL part that makes halves of what a codec decodes, for [`Codec::halves`].
+#[cfg(not(target_arch = "wasm32"))]
+const DECODED_HALVES: &str = "lib/halves_decoded.wgsl";
+
 /// A code with its scale. Immutable and shared; a fused layer owns one for all its slices.
 pub trait Codec: Debug + Send + Sync + 'static {
     /// The family it belongs to.
@@ -327,7 +331,7 @@ pub trait Codec: Debug + Send + Sync + 'static {
     /// f16 does not hold once they are made large enough for two halves.
     #[cfg(not(target_arch = "wasm32"))]
     fn halves(&self) -> Option<&'static str> {
-        Some("lib/halves_decoded.wgsl")
+        Some(DECODED_HALVES)
     }
 
     /// Whether the scale of a row is a quotient, which WGSL may round otherwise.
