@@ -207,10 +207,18 @@ async fn gather(bench: &mut Bench, codec: &Arc<dyn Codec>) -> Result<f64> {
 }
 
 /// `slots` says which of add, bias and permutation the small shapes use; the large one uses the others. Each codec
-/// gets its own, so that all are seen with few pipelines, whose compilation takes most of the time.
-async fn product(bench: &mut Bench, codec: &Arc<dyn Codec>, tokens: usize, slots: usize) -> Result<f64> {
+/// gets its own, so that all are seen with few pipelines, whose compilation takes most of the time: so, too, the small
+/// shapes or the large one are enough for a codec that is not its family's `first`.
+async fn product(
+    bench: &mut Bench,
+    codec: &Arc<dyn Codec>,
+    tokens: usize,
+    slots: usize,
+    first: bool,
+) -> Result<f64> {
     let shapes = shapes(&mut bench.rng);
-    products(bench, codec, &shapes, tokens, slots).await
+    let few = if bench.rng.random() { &shapes[..2] } else { &shapes[2..] };
+    products(bench, codec, if first { &shapes } else { few }, tokens, slots).await
 }
 
 /// A prompt's product of so many rows that they go by large blocks.
@@ -255,6 +263,7 @@ async fn products(
 }
 
 /// A decode step's product with the norm before it, the gated activation after it, or both; `slots` as for [`product`].
+/// Norm and gate together take all shapes; the norm alone takes the large one, the gate alone the small ones.
 async fn fused_product(
     bench: &mut Bench,
     codec: &Arc<dyn Codec>,
@@ -262,7 +271,12 @@ async fn fused_product(
     slots: usize,
 ) -> Result<f64> {
     let mut worst = 0f64;
-    for (i, (width, cols)) in shapes(&mut bench.rng).into_iter().enumerate() {
+    let (first, count) = match (normed, gated) {
+        (true, false) => (2, 1),
+        (false, _) => (0, 2),
+        (true, true) => (0, 3),
+    };
+    for (i, (width, cols)) in shapes(&mut bench.rng).into_iter().enumerate().skip(first).take(count) {
         let slots = if i == 2 { !slots } else { slots };
         let rows = if gated { 2 * width } else { width };
         let matrix = bench.matrix(codec, Shape { rows, cols })?;
@@ -473,11 +487,10 @@ struct AttentionBench {
 async fn attention_bench(
     bench: &mut Bench,
     (heads, kv_heads, head_dim): (usize, usize, usize),
-    position: usize,
-    tokens: usize,
+    (position, tokens): (usize, usize),
+    context: usize,
     format: CacheFormat,
 ) -> Result<AttentionBench> {
-    let context = position + tokens + 3;
     let kv = kv_heads * head_dim;
     let offsets = [2, 2 + heads * head_dim, 2 + heads * head_dim + kv];
     let heads = Heads { heads, kv_heads, head_dim, offsets };
@@ -580,7 +593,7 @@ async fn attention(bench: &mut Bench, format: CacheFormat) -> Result<f64> {
             [(0, 1, None), (3, 5, Some(4)), (position, 2, None), (position, 2, Some(70))]
         {
             let AttentionBench { heads, cache, qkv, step } =
-                attention_bench(bench, shape, position, tokens, format).await?;
+                attention_bench(bench, shape, (position, tokens), position + tokens + 3, format).await?;
             let out = bench.twin(tokens, heads.heads * heads.head_dim, &[])?;
             let sinks = bench.random(1, heads.heads)?;
             let build = |half: &dyn Fn(&Twin) -> Tensor, side: Side| Op::Attention {
@@ -600,7 +613,8 @@ async fn attention(bench: &mut Bench, format: CacheFormat) -> Result<f64> {
 }
 
 /// Rotations and attention of one token: what decode steps do together. The cache is checked through an attention of the next
-/// token over it. Five and eight queries are more than a workgroup takes.
+/// token over it. Five and eight queries are more than a workgroup takes. All positions are of one context, so that they
+/// take the same pipelines: how many shares there are is a constant of them.
 async fn decode_attention(bench: &mut Bench, format: CacheFormat, normed: bool) -> Result<f64> {
     let mut worst = 0f64;
     for shape in heads(&mut bench.rng, format).into_iter().chain([(8, 1, 256), (5, 1, head_dims(format)[1])])
@@ -608,7 +622,7 @@ async fn decode_attention(bench: &mut Bench, format: CacheFormat, normed: bool) 
         let far = bench.rng.random_range(300..700);
         for (position, window) in [(0, None), (63, Some(4)), (far, None), (far, Some(70))] {
             let AttentionBench { heads, cache, qkv, step: at } =
-                attention_bench(bench, shape, position, 1, format).await?;
+                attention_bench(bench, shape, (position, 1), far + 4, format).await?;
             let dims = if normed { (heads.head_dim / 2).next_multiple_of(2) } else { heads.head_dim };
             let rotations = bench.rotations(position + 1, dims, format)?;
             let norms = [bench.random(1, heads.head_dim)?, bench.random(1, heads.head_dim)?];
@@ -649,7 +663,8 @@ async fn decode_attention(bench: &mut Bench, format: CacheFormat, normed: bool) 
 async fn rope(bench: &mut Bench, format: CacheFormat, normed: bool) -> Result<f64> {
     let mut worst = 0f64;
     for shape in heads(&mut bench.rng, format) {
-        let AttentionBench { heads, cache, qkv, step } = attention_bench(bench, shape, 7, 3, format).await?;
+        let AttentionBench { heads, cache, qkv, step } =
+            attention_bench(bench, shape, (7, 3), 13, format).await?;
         // Of normed heads only some channels turn.
         let dims = if normed { (heads.head_dim / 2).next_multiple_of(2) } else { heads.head_dim };
         let rotations = bench.rotations(10, dims, format)?;
@@ -988,13 +1003,15 @@ pub async fn verify_only(
     let mut family = "";
     for (i, codec) in CODECS.iter().flat_map(|family| (family.samples)()).enumerate() {
         let name = codec.name();
+        let first = std::mem::replace(&mut family, codec.family().name) != codec.family().name;
         let slots = i + seed as usize;
         let tokens = rng.random_range(2..48);
         run.case("gather", &name, TOLERANCE_F32, async |b| gather(b, &codec).await).await?;
-        run.case("matvec", &name, TOLERANCE_F32, async |b| product(b, &codec, 1, slots).await).await?;
+        run.case("matvec", &name, TOLERANCE_F32, async |b| product(b, &codec, 1, slots, first).await).await?;
         let halves = context.capabilities().matrix && context.capabilities().half_prompts;
         let tolerance = if halves { TOLERANCE_F16 } else { TOLERANCE_F32 };
-        run.case("matmul", &name, tolerance, async |b| product(b, &codec, tokens, slots).await).await?;
+        run.case("matmul", &name, tolerance, async |b| product(b, &codec, tokens, slots, first).await)
+            .await?;
         if codec.has_integers() {
             // Sums are exact; of a division WGSL asks for 2.5 units in the last place only.
             let tolerance = if codec.divides() { TOLERANCE_F32 } else { 0.0 };
@@ -1004,7 +1021,7 @@ pub async fn verify_only(
             run.case("matmul in integers", &name, tolerance, many).await?;
         }
         // They call what matvec and matmul call: one member of a family tells of all.
-        if std::mem::replace(&mut family, codec.family().name) != codec.family().name {
+        if first {
             if has_wide_rows(context.capabilities()) {
                 let wide = async |b: &mut Bench| wide_product(b, &codec, slots).await;
                 run.case("wide matmul", &name, TOLERANCE_F32, wide).await?;
