@@ -3,15 +3,6 @@
 
 /// Folder, and what `Checkpoint::format_name` calls it.
 pub(crate) const READ: &[(&str, &str)] = &[
-    ("stories260K-w256/f16", "f16"),
-    ("stories260K-w256/gguf-iq1_m", "GGUF"),
-    ("stories260K-w256/gguf-iq2_xs", "GGUF"),
-    ("stories260K-w256/gguf-iq3_s", "GGUF"),
-    ("stories260K-w256/gguf-q2_k", "GGUF"),
-    ("stories260K-w256/gguf-q3_k_m", "GGUF"),
-    ("stories260K-w256/gguf-q4_k_m", "GGUF"),
-    ("stories260K-w256/gguf-q6_k", "GGUF"),
-    ("stories260K-w256/gguf-tq1_0", "GGUF"),
     ("tinystories-656k/aqlm-1x12-g8", "AQLM"),
     ("tinystories-656k/aqlm-1x16-g8", "AQLM"),
     ("tinystories-656k/aqlm-2x8-g8", "AQLM"),
@@ -68,4 +59,13 @@ pub(crate) const READ: &[(&str, &str)] = &[
     ("tinystories-656k/quip-e8p12rvq3b", "QuIP# E8P12RVQ3B"),
     ("tinystories-656k/quip-e8p12rvq4b", "QuIP# E8P12RVQ4B"),
     ("tinystories-656k/spqr-3bit", "SpQR"),
+    ("stories260K-w256/f16", "f16"),
+    ("stories260K-w256/gguf-iq1_m", "GGUF"),
+    ("stories260K-w256/gguf-iq2_xs", "GGUF"),
+    ("stories260K-w256/gguf-iq3_s", "GGUF"),
+    ("stories260K-w256/gguf-q2_k", "GGUF"),
+    ("stories260K-w256/gguf-q3_k_m", "GGUF"),
+    ("stories260K-w256/gguf-q4_k_m", "GGUF"),
+    ("stories260K-w256/gguf-q6_k", "GGUF"),
+    ("stories260K-w256/gguf-tq1_0", "GGUF"),
 ];

@@ -168,11 +168,20 @@ const GPU: Tolerance = Tolerance(CacheFormat::F32, 1e-4);
 const GPU_F16: Tolerance = Tolerance(CacheFormat::F16, 5e-3);
 
 fn check(device: &Device, device_name: &str, case: &Case, within: Tolerance) {
-    check_texts(device, device_name, case, within, true);
+    check_texts(device, device_name, case, within, Texts::All);
 }
 
-/// All prompts are read; the first is written on, with `whole_texts` the others and the perplexity of the sample, too.
-fn check_texts(device: &Device, device_name: &str, case: &Case, within: Tolerance, whole_texts: bool) {
+/// Which prompts are written on. All are read.
+#[derive(Clone, Copy, PartialEq)]
+enum Texts {
+    /// None: decoding has shaders of its own, whose compilation takes most of the time.
+    Prompts,
+    First,
+    /// All of them, and the perplexity of the sample is computed.
+    All,
+}
+
+fn check_texts(device: &Device, device_name: &str, case: &Case, within: Tolerance, texts: Texts) {
     let golden = golden(&case.golden);
     let Tolerance(precision, _) = within;
     pollster::block_on(async {
@@ -189,9 +198,10 @@ fn check_texts(device: &Device, device_name: &str, case: &Case, within: Toleranc
             "{name}: {memory:?}"
         );
         for (i, prompt) in golden.prompts.iter().enumerate() {
-            check_prompt(&model, prompt, within, &name, whole_texts || i == 0).await;
+            let writes = texts == Texts::All || texts == Texts::First && i == 0;
+            check_prompt(&model, prompt, within, &name, writes).await;
         }
-        let wanted = golden.perplexity.filter(|_| whole_texts && precision == CacheFormat::F32);
+        let wanted = golden.perplexity.filter(|_| texts == Texts::All && precision == CacheFormat::F32);
         if let Some(wanted) = wanted
             && let Some(documents) = sample_documents(&model)
         {
@@ -266,19 +276,22 @@ fn variants() -> Vec<Case> {
     all
 }
 
-/// Every case on the first adapter and on one of the others, in turn; the first of a format on all of them, and on the first
-/// adapter with whole texts: they take the same kernels, some thousand steps more.
-fn check_all(cases: &[Case], tolerances: &[Tolerance]) {
+/// The first of a format on every adapter, with all texts on one of them: they take the same kernels, some thousand steps
+/// more. Its others differ in their codec, whose kernels `verify` runs everywhere: they take the adapters in turn.
+fn check_fixtures(cases: &[Case]) {
     let all = contexts(&Options::default());
-    let others = all.len() - 1;
+    let count = all.len();
     for (i, context) in all.into_iter().enumerate() {
         let name = context.report().name.clone();
         let device = Device::Gpu(context);
         for (j, case) in cases.iter().enumerate() {
-            if i == 0 || case.first || j % others == i - 1 {
-                let whole = i == 0 && case.first;
-                tolerances.iter().for_each(|&within| check_texts(&device, &name, case, within, whole));
-            }
+            let texts = match case.first {
+                true if i == 0 => Texts::All,
+                true => Texts::Prompts,
+                false if j % count == i => Texts::First,
+                false => continue,
+            };
+            check_texts(&device, &name, case, GPU, texts);
         }
     }
 }
@@ -290,21 +303,30 @@ fn model_variants_on_the_cpu_twin() {
 
 #[test]
 fn model_variants_on_every_adapter() {
-    check_all(&variants(), &[GPU, GPU_F16]);
+    for (i, context) in contexts(&Options::default()).into_iter().enumerate() {
+        let name = context.report().name.clone();
+        let device = Device::Gpu(context);
+        for case in variants() {
+            check_texts(&device, &name, &case, GPU, if i == 0 { Texts::All } else { Texts::First });
+            if i == 0 {
+                check_texts(&device, &name, &case, GPU_F16, Texts::All);
+            }
+        }
+    }
 }
 
 #[test]
 fn fixtures_on_the_cpu_twin() {
     let Some(shared) = shared("golden fixtures") else { return };
     // Without whole texts: once a row is decoded (`readers` hashes them all) the twin computes as for any other format.
-    let check = |case: &Case| check_texts(&Device::Cpu, "the CPU twin", case, TWIN, false);
+    let check = |case: &Case| check_texts(&Device::Cpu, "the CPU twin", case, TWIN, Texts::First);
     fixtures(&shared).iter().for_each(check);
 }
 
 #[test]
 fn fixtures_on_every_adapter() {
     let Some(shared) = shared("golden fixtures") else { return };
-    check_all(&fixtures(&shared), &[GPU]); // how the cache is stored is no matter of a codec
+    check_fixtures(&fixtures(&shared)); // how the cache is stored is no matter of a codec
 }
 
 /// Fixtures whose format quantizes activations too.
