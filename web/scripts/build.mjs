@@ -31,16 +31,26 @@ const output = (program, args) => {
   return status === 0 ? stdout.trim() : null;
 };
 
+/** The folders that crates are unpacked in. */
+function crates() {
+  const args = ['metadata', '--format-version', '1', '--locked', '--filter-platform', TRIPLE];
+  const { packages } = JSON.parse(execFileSync('cargo', args, { cwd: ROOT, encoding: 'utf8', maxBuffer: 1 << 28 }));
+  const folders = packages.filter(({ source }) => source).map(({ manifest_path }) => dirname(dirname(manifest_path)));
+  return [...new Set(folders)];
+}
+
 /** The crate as a WebAssembly module; returns its path. */
 function compile() {
   const args = ['rustc', '--profile', 'web', '--lib', '--crate-type', 'cdylib', '--target', TRIPLE];
   const features = ['--no-default-features', '--features', 'web'];
-  // RUSTFLAGS replaces the flags of .cargo/config.toml, so its own is repeated.
-  const RUSTFLAGS = '-C target-feature=+simd128 --cfg getrandom_backend="wasm_js"';
+  // They replace the flags of .cargo/config.toml, so its own is repeated. Panics tell where they are without telling where
+  // this machine keeps its crates.
+  const flags = ['-C', 'target-feature=+simd128', '--cfg', 'getrandom_backend="wasm_js"', ...crates().map((folder) => `--remap-path-prefix=${folder}/=`)];
+  const CARGO_ENCODED_RUSTFLAGS = flags.join('\x1f');
   let target = TARGET;
   const installed = (output('rustup', ['target', 'list', '--installed']) ?? '').split('\n').includes(TRIPLE);
   if (installed || output('rustup', ['target', 'add', TRIPLE]) !== null) {
-    run('cargo', [...args, ...features], { RUSTFLAGS });
+    run('cargo', [...args, ...features], { CARGO_ENCODED_RUSTFLAGS });
   } else {
     // Where rustup can download nothing, Debian's compiler has the source of std.
     if (!existsSync('/usr/bin/rustc')) {
@@ -50,7 +60,7 @@ function compile() {
     const lld = join(output('rustc', ['--print', 'sysroot']), 'lib/rustlib', host, 'bin/rust-lld');
     target = join(TARGET, 'build-std');
     run('cargo', [...args, '-Z', 'build-std=std,panic_abort', ...features], {
-      RUSTFLAGS, RUSTC_BOOTSTRAP: '1', RUSTC: '/usr/bin/rustc', CARGO_TARGET_DIR: target,
+      CARGO_ENCODED_RUSTFLAGS, RUSTC_BOOTSTRAP: '1', RUSTC: '/usr/bin/rustc', CARGO_TARGET_DIR: target,
       CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER: existsSync(lld) ? lld : '/usr/bin/wasm-ld',
     });
   }
@@ -74,7 +84,7 @@ function core({ optimize }) {
   const bound = join(PACKAGE, 'halfbyte_core_bg.wasm');
   const features = ['simd', 'bulk-memory', 'bulk-memory-opt', 'nontrapping-float-to-int', 'sign-ext', 'mutable-globals', 'reference-types', 'multivalue', 'extended-const'];
   const flags = features.map((feature) => `--enable-${feature}`);
-  run(process.execPath, [join(WEB, 'node_modules/binaryen/bin/wasm-opt'), bound, '-o', bound, '--flatten', '--rereloop', '-O2', '-O2', '--strip-debug', '--strip-producers', ...flags]);
+  run(process.execPath, [join(WEB, 'node_modules/binaryen/bin/wasm-opt'), bound, '-o', bound, '--flatten', '--rereloop', '-O2', '-O2', '--reorder-functions-by-name', '--strip-debug', '--strip-producers', ...flags]);
 }
 
 /** The package's scripts, its model, and the page. */
