@@ -485,7 +485,12 @@ impl PageModel {
         let session = &mut *self.session()?;
         let weights: Vec<(&str, f32)> =
             wanted.iter().map(|(name, weight)| (name.as_str(), *weight)).collect();
-        session.set_adapter_weights(&weights).await.map_err(throw)?;
+        let set = session.set_adapter_weights(&weights).await;
+        match explained(session.model.device(), set).await {
+            // Whatever runs next sets the GPU up again, with these.
+            Ok(()) | Err(Error::DeviceLost(_)) => {}
+            Err(error) => return Err(throw(error)),
+        }
         for adapter in self.adapters.borrow_mut().iter_mut() {
             adapter.weight = wanted.get(&adapter.name).copied().unwrap_or(adapter.weight);
         }
