@@ -363,16 +363,19 @@ function inBrowser(name) {
         const model = await Halfbyte.load(`${url}/base/`, { precision: 'f32', cache: false, adapters: [{ source: `${url}/lora/`, weight: 4 }] });
         const write = async () => (await model.generate(prompt, { temperature: 0, maxTokens }).summary).tokens;
         const changed = await write();
-        await model.loseDevice(); // what is set meanwhile holds for the GPU that is set up again
         await model.setAdapterWeights({ lora: 0 });
         const plain = await write();
+        const { adapters } = model.info;
+        await model.loseDevice(); // what is set meanwhile holds for the GPU that is set up again
+        await model.setAdapterWeights({ lora: 4 });
+        const again = await write();
         await model.close();
-        return { changed, plain, adapters: model.info.adapters };
+        return { changed, plain, again, adapters };
       }, { url: server.store.url, prompt, maxTokens: LENGTH });
       const [changed, plain] = [['--lora', `${folders.lora}=4`], []].map((more) => native(folders.base, prompt, LENGTH, ...more).token_ids);
       assert.notDeepEqual(changed, plain);
       page.handle.problems.length = 0; // the browser says that it lost the device
-      assert.deepEqual(found, { changed, plain, adapters: [{ name: 'lora', weight: 0 }] });
+      assert.deepEqual(found, { changed, plain, again: changed, adapters: [{ name: 'lora', weight: 0 }] });
     });
 
     test('tensors beyond 4 GiB of a GGUF file are found', async () => {
