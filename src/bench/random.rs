@@ -15,9 +15,14 @@ use crate::quant::e8p::E8p12;
 use crate::quant::hadamard::{self, Form};
 use crate::quant::int::{Int, Offset};
 use crate::quant::lookup::{Lookup, NF4, Nested, Scales};
+use crate::quant::mixed::{Mixed, Segment};
 use crate::quant::plain::Plain;
-use crate::quant::{CODECS, Codec, Extent, Field, Kind, Packed, Piece, Shape, TILE_ROWS, Tiles, WHOLE_ROW};
+use crate::quant::vectors::{Sizes, Vectors};
+use crate::quant::{
+    CODECS, Codec, Extent, Field, Kind, Packed, Piece, Shape, TILE_ROWS, Tiles, UNIT, WHOLE_ROW,
+};
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -45,6 +50,8 @@ enum Reach {
     Everything,
     /// The layers, with Hadamard transforms on both sides and modules fused as QuIP# does it.
     Incoherent,
+    /// The layers, their inputs in another order, the same for all that read them, as EXL2 does it.
+    Permuted,
 }
 
 /// Short names for what people run. Every other codec goes by the name that `inspect` prints, with `-` for spaces.
@@ -68,6 +75,10 @@ pub static SCHEMES: &[Scheme] = &[
         codec: |_| Ok(E8p12::new(None)) },
     Scheme { name: "e8p12-plain", about: "the same without the transforms", extent: Reach::Layers,
         codec: |_| Ok(E8p12::new(None)) },
+    Scheme { name: "exl2-4", about: "EXL2: 4 bits on average, 5, 4 and 3 in a row", extent: Reach::Permuted,
+        codec: mixed_integers },
+    Scheme { name: "vptq-3", about: "VPTQ: 8 outputs of 2^16 vectors and 2^8 residuals, 3 bits", extent: Reach::Layers,
+        codec: learned_vectors },
     Scheme { name: "f32", about: "unquantized f32", extent: Reach::Everything, codec: |_| Ok(Plain::new(Kind::F32)) },
     Scheme { name: "f16", about: "unquantized f16", extent: Reach::Everything, codec: |_| Ok(Plain::new(Kind::F16)) },
     Scheme { name: "bf16", about: "unquantized bf16", extent: Reach::Everything, codec: |_| Ok(Plain::new(Kind::Bf16)) },
@@ -81,6 +92,31 @@ fn double_nf4(shape: Shape) -> Result<Arc<dyn Codec>> {
     let absmax = (0..blocks.div_ceil(256)).map(|i| scale * (0.2 + (i % 7) as f32 / 64.0)).collect();
     let nested = Nested { map, absmax, offset: scale, block: 256 };
     Ok(Lookup::new("nf4", NF4, 64, Scales::Nested(vec![(shape.rows, nested)]))?)
+}
+
+/// An eighth of a row at 5 bits, an eighth at 3, the rest at 4; groups of 128 where they fit.
+fn mixed_integers(shape: Shape) -> Result<Arc<dyn Codec>> {
+    let units = shape.cols.div_ceil(UNIT);
+    let group = if units.is_multiple_of(4) { 4 } else { 1 };
+    let eighth = units / 8 / group * group;
+    let segments = [(5, eighth), (4, units - 2 * eighth), (3, eighth)];
+    let segments = segments.map(|(bits, units)| Segment { bits, units, group });
+    let segments: Vec<Segment> = segments.into_iter().filter(|segment| segment.units > 0).collect();
+    // Codes of b bits have a root mean square of 2^b / √12, the squares of 1…16 over 256 one of 0.48.
+    let max = |s: &Segment| 12f32.sqrt() / (0.48 * (1 << s.bits) as f32 * (shape.cols as f32).sqrt());
+    let groups = segments.iter().flat_map(|s| std::iter::repeat_n(max(s), s.units / s.group)).collect();
+    Ok(Mixed::new(&segments, groups)?)
+}
+
+/// `v8-k65536-256` in VPTQ's names.
+fn learned_vectors(shape: Shape) -> Result<Arc<dyn Codec>> {
+    let sizes = Sizes { bits: 16, residual_bits: 8, length: 8 };
+    let mut rng = StdRng::seed_from_u64(sizes.vectors() as u64);
+    let mut number = |size: f32| half::f16::from_f32(size * rng.random_range(-1.0..1.0f32)).to_bits();
+    let mut values: Vec<u16> = (0..sizes.length << sizes.bits).map(|_| number(1.7)).collect();
+    values.extend((0..sizes.length << sizes.residual_bits).map(|_| number(0.3)));
+    let scale = half::f16::from_f32(1.0 / (shape.cols as f32).sqrt()).to_bits();
+    Ok(Vectors::new(sizes, Kind::F16, &vec![[scale, 0]; shape.cols], &values)?)
 }
 
 /// Members of the codec families that can be had for any matrix.
@@ -171,6 +207,11 @@ impl RandomModel {
             };
             input = InputTransform::Hadamard { signs: signs(cols, 1.0), form: Form::Whole };
             output = OutputTransform::Hadamard { signs: signs(rows, pool.gain), form: Form::Whole };
+        }
+        if in_layer && self.reach == Reach::Permuted {
+            let mut order: Vec<u32> = (0..cols as u32).collect();
+            order.shuffle(&mut StdRng::seed_from_u64(cols as u64));
+            input = InputTransform::Permute(order);
         }
         let first = rng.random_range(0..TILES);
         let tiles = Tiles { tiles: pool.tiles.clone(), first };
@@ -263,11 +304,11 @@ impl Pool {
     fn new(codec: &Arc<dyn Codec>, cols: usize) -> Self {
         let mut rng = StdRng::seed_from_u64(cols as u64);
         let fields = codec.fields();
-        let draw = |field: &Field| {
-            let count = TILES * field.lines(TILE_ROWS) * field.items(cols);
+        let draw = |(i, field): (usize, &Field)| {
+            let count = TILES * field.lines(TILE_ROWS) * codec.items(i, 0..cols).len();
             (0..count).map(|_| random_item(&mut rng, field.kind)).collect()
         };
-        let mut items: Vec<Vec<u32>> = fields.iter().map(draw).collect();
+        let mut items: Vec<Vec<u32>> = fields.iter().enumerate().map(draw).collect();
         let rms = root_mean_square(&Self::tile(codec, cols, &items, 0));
         let factor = 1.0 / (rms * (cols as f32).sqrt());
         let mut gain = factor;
@@ -350,7 +391,8 @@ impl PieceSource for Repeated {
         let fields = self.codec.fields();
         let cut = |(i, items): (usize, &Vec<u32>)| {
             let (field, lines) = (&fields[i], fields[i].lines(TILE_ROWS));
-            let (a_line, part) = (field.items(self.shape.cols), self.codec.items(i, extent.cols.clone()));
+            let a_line = self.codec.items(i, 0..self.shape.cols).len();
+            let part = self.codec.items(i, extent.cols.clone());
             let line = |line: usize| {
                 let tile = (line / lines + self.tiles.first) % TILES;
                 &items[(tile * lines + line % lines) * a_line..][part.clone()]
@@ -408,8 +450,9 @@ mod tests {
         for name in codec_names().iter().filter(|name| !name.starts_with("e8p12")) {
             let model = RandomModel::new(shape, name).unwrap();
             let matrix = model.module("model.layers.0.mlp.down_proj", &["down_proj"]).unwrap();
-            if matrix.codec.fields().iter().all(|field| matches!(field.kind, Kind::Code(_))) {
-                continue; // no scale to give it a size
+            let only_codes = matrix.codec.fields().iter().all(|field| matches!(field.kind, Kind::Code(_)));
+            if only_codes && SCHEMES.iter().all(|scheme| scheme.name != name) {
+                continue; // a sample without a scale to give it a size
             }
             let size = root_mean_square(&matrix.data.tiles().unwrap().tiles[0]) * (matrix.cols as f32).sqrt();
             assert!((0.5..2.0).contains(&size), "{name}: {size}");

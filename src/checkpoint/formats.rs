@@ -26,7 +26,7 @@ pub struct Format {
     pub bits: &'static str,
     /// Whose files it was tested on: a tool's, or ours by what its source says (layout).
     pub tested: &'static str,
-    /// What `bench --codec` calls a member of it; empty: random weights are none of it.
+    /// What `bench --codec` calls a member of it.
     pub bench: &'static str,
 }
 
@@ -74,7 +74,7 @@ pub static FORMATS: &[Format] = &[
         tested: "MLC-LLM layout", bench: "q4_0" },
     Format { reader: &exl2::READER, what: "EXL2, 2 to 8 bits mixed in a matrix, quantized head",
         codecs: &[&mixed::FAMILY], transform: "permutation", side_term: "", bits: "2.1–8.1",
-        tested: "exllamav2 layout", bench: "" },
+        tested: "exllamav2 layout", bench: "exl2-4" },
     Format { reader: &bitnet::READER, what: "BitNet b1.58, packed",
         codecs: &[&int::FAMILY], transform: "", side_term: "", bits: "2.0",
         tested: "transformers", bench: "int2-row-f32-z1" },
@@ -86,7 +86,7 @@ pub static FORMATS: &[Format] = &[
         tested: "AQLM layout", bench: "codebook-2×8-g8" },
     Format { reader: &vptq::READER, what: "VPTQ, packed: vectors of 2 to 32 outputs, a residual codebook or none",
         codecs: &[&vectors::FAMILY], transform: "", side_term: "", bits: "1.4–4.0 and the codebooks",
-        tested: "layout", bench: "" },
+        tested: "layout", bench: "vptq-3" },
     Format { reader: &quip::READER, what: "QuIP# E8P12, E8P12RVQ3B, E8P12RVQ4B, fused q/k/v and up/gate or not",
         codecs: &[&e8p::FAMILY], transform: "Hadamard on both sides", side_term: "low rank inside", bits: "2.0, 3.0, 4.0",
         tested: "quip-sharp", bench: "e8p12" },

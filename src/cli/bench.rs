@@ -1,7 +1,7 @@
 //! `halfbyte bench`: tokens a second, and how close they come to what the adapter can do.
 
 use super::{Common, bar_style, bytes, device_name, note, open_model, print_json, progress_bar, show};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use halfbyte::bench::compare::{html, markdown, rows, table};
 use halfbyte::bench::random::{RandomModel, SCHEMES, codec_names};
@@ -39,8 +39,8 @@ pub struct Bench {
     /// Random weights of these models' sizes, without a download; `list` lists them
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     shape: Vec<String>,
-    /// Codecs of the random weights; `list` lists them
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "q4_0", requires = "shape")]
+    /// Codecs of the random weights; `list` lists them [default: q4_0]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     codec: Vec<String>,
     /// Lengths of prompts, in tokens
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = Options::default().prompts)]
@@ -126,6 +126,9 @@ impl Bench {
         if self.shape.iter().chain(&self.codec).any(|name| name == "list") {
             return list();
         }
+        if self.shape.is_empty() && !self.codec.is_empty() {
+            bail!("--codec says how random weights are coded: add --shape NAME; --shape list lists names");
+        }
         self.options().check()?;
         for (shape, codec) in self.random() {
             RandomModel::new(ShapeSpec::named(shape)?, codec)?; // before anything is measured
@@ -165,8 +168,10 @@ impl Bench {
     }
 
     /// Every shape with every codec.
-    fn random(&self) -> impl Iterator<Item = (&String, &String)> {
-        self.shape.iter().flat_map(|shape| self.codec.iter().map(move |codec| (shape, codec)))
+    fn random(&self) -> impl Iterator<Item = (&str, &str)> {
+        let codecs = || self.codec.iter().map(String::as_str);
+        let codecs = move || codecs().chain(self.codec.is_empty().then_some("q4_0"));
+        self.shape.iter().flat_map(move |shape| codecs().map(move |codec| (shape.as_str(), codec)))
     }
 
     async fn adapter(&self, device: &Device) -> Result<AdapterResult> {

@@ -117,9 +117,9 @@ pub struct Common {
     /// Keep nothing and use nothing kept: compile all kernels, take those that suit adapters of its class
     #[arg(long, env = "HALFBYTE_NO_CACHE", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub no_cache: bool,
-    /// Capabilities to leave unused: f16, subgroups, dot4, matrix
+    /// Capabilities to leave unused: f16, subgroups, dot4, matrix; software: take a software adapter for a GPU
     #[arg(long, value_name = "LIST", value_delimiter = ',', hide_possible_values = true,
-        value_parser = ["f16", "subgroups", "dot4", "matrix"])]
+        value_parser = Options::WITHOUT)]
     pub without: Vec<String>,
     /// Limits to keep to: adapter, all it has; floor, what WebGPU guarantees; iphone, 1 GiB buffers, 1.5 GB in all
     #[arg(long, value_enum, value_name = "L", hide_possible_values = true, default_value = "adapter")]

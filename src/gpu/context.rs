@@ -51,15 +51,13 @@ pub struct Options {
     pub adapter: AdapterChoice,
     /// Which limits.
     pub limits: LimitSet,
-    /// Capabilities to leave unused: `f16`, `subgroups`, `dot4`, `matrix`.
+    /// Of [`Options::WITHOUT`], capabilities to leave unused; without `software` a software adapter gets a GPU's kernels.
     pub without: Vec<String>,
     /// Let prompts multiply in f16 where the adapter has matrix units, which is faster and not as exact: weights and
     /// activations lose about 2e-4 of their size. Without, they multiply as two halves each, which is as good as f32.
     pub half_prompts: bool,
     /// What a page knows of its adapter.
     pub browser: Option<Browser>,
-    /// Use the kernels of real GPUs on a software adapter too, for tests.
-    pub as_gpu: bool,
     /// A smaller `max_storage_buffer_binding_size`, for tests of splitting.
     pub max_binding: Option<u64>,
     /// Folder to keep compiled pipelines in, where the backend can give them out; none: they are compiled at each start.
@@ -69,6 +67,13 @@ pub struct Options {
 }
 
 impl Options {
+    /// What one can do without.
+    pub const WITHOUT: [&str; 5] = ["f16", "subgroups", "dot4", "matrix", "software"];
+
+    fn has(&self, capability: &str) -> bool {
+        self.without.iter().all(|without| without != capability)
+    }
+
     /// The features and limits that the kernels can make use of on `adapter`: what an app passes on when it makes
     /// the device that it shares with halfbyte, see [`Context::from_device`].
     pub fn device_descriptor(&self, adapter: &wgpu::Adapter) -> wgpu::DeviceDescriptor<'static> {
@@ -91,6 +96,8 @@ pub struct Browser {
     pub software: bool,
     /// Smallest and largest subgroup, if the page asks for the feature `subgroups` itself: wgpu has no name for it.
     pub subgroups: Option<(u32, u32)>,
+    /// It has an instruction for packed 8-bit dot products.
+    pub dot4: bool,
 }
 
 /// What kernels may use. None of it changes what works, only how fast.
@@ -295,7 +302,7 @@ async fn usable(instance: &wgpu::Instance, choice: &AdapterChoice) -> Vec<wgpu::
 
 /// Whether the adapter multiplies matrices of 16 × 16 f16 into f32, in subgroups of 32 lanes.
 fn has_matrix_units(adapter: &wgpu::Adapter, options: &Options) -> bool {
-    let (info, without) = (adapter.get_info(), |name: &str| options.without.iter().any(|w| w == name));
+    let info = adapter.get_info();
     let suits = |p: &wgpu::CooperativeMatrixProperties| {
         use wgpu::CooperativeScalarType::{F16, F32};
         (p.m_size, p.n_size, p.k_size, p.ab_type, p.cr_type) == (16, 16, 16, F16, F32)
@@ -306,7 +313,7 @@ fn has_matrix_units(adapter: &wgpu::Adapter, options: &Options) -> bool {
     NATIVE
         && info.backend == wgpu::Backend::Vulkan
         && options.limits == LimitSet::Adapter
-        && !["f16", "subgroups", "matrix"].into_iter().any(without)
+        && ["f16", "subgroups", "matrix"].into_iter().all(|name| options.has(name))
         && adapter.features().contains(needed)
         && (info.subgroup_min_size, info.subgroup_max_size) == (32, 32)
         && adapter.limits().max_compute_workgroup_storage_size >= MATRIX_BYTES
@@ -330,18 +337,15 @@ fn features(adapter: &wgpu::Adapter, options: &Options) -> wgpu::Features {
     matrix | usual_features(adapter, options)
 }
 
-fn usual_features(
-    adapter: &wgpu::Adapter,
-    Options { without, pipeline_cache, .. }: &Options,
-) -> wgpu::Features {
+fn usual_features(adapter: &wgpu::Adapter, options: &Options) -> wgpu::Features {
     let mut wanted = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
-    if without.iter().any(|w| w == "f16") {
+    if !options.has("f16") {
         wanted.remove(wgpu::Features::SHADER_F16);
     }
-    if without.iter().any(|w| w == "subgroups") {
+    if !options.has("subgroups") {
         wanted.remove(wgpu::Features::SUBGROUP);
     }
-    if pipeline_cache.is_some() {
+    if options.pipeline_cache.is_some() {
         wanted |= wgpu::Features::PIPELINE_CACHE;
     }
     wanted & adapter.features()
@@ -385,14 +389,15 @@ fn capabilities(
         && subgroups == Some((32, 32))
         && limits.max_compute_workgroup_storage_size >= MATRIX_BYTES;
     let (software, asked) = options.browser.as_ref().map_or((false, None), |b| (b.software, b.subgroups));
+    // Metal computes them with as many multiply-adds as there are bytes.
+    let packed = options.browser.as_ref().map_or(info.backend != wgpu::Backend::Metal, |b| b.dot4);
     Capabilities {
         f16,
         subgroups: subgroups.or(asked),
-        // Metal computes them with as many multiply-adds as there are bytes.
-        dot4: info.backend != wgpu::Backend::Metal && !options.without.iter().any(|w| w == "dot4"),
+        dot4: packed && options.has("dot4"),
         matrix,
         half_prompts: options.half_prompts,
-        software: (software || info.device_type == wgpu::DeviceType::Cpu) && !options.as_gpu,
+        software: (software || info.device_type == wgpu::DeviceType::Cpu) && options.has("software"),
         max_binding: limits.max_storage_buffer_binding_size,
         max_buffer: limits.max_buffer_size,
         workgroup_bytes: limits.max_compute_workgroup_storage_size,
@@ -470,9 +475,9 @@ impl Context {
     /// Opens the adapter that `options` name.
     pub async fn open(options: &Options) -> Result<Self> {
         for name in &options.without {
-            if !["f16", "subgroups", "dot4", "matrix"].contains(&name.as_str()) {
+            if !Options::WITHOUT.contains(&name.as_str()) {
                 return Err(Error::invalid("unknown capability")
-                    .expected("f16, subgroups, dot4 or matrix")
+                    .expected(Options::WITHOUT.join(", "))
                     .found(name)
                     .remedy("see --without in the help"));
             }

@@ -196,8 +196,7 @@ impl Tuning {
 
 /// Whether packed dot products are there to be used, and lanes can ask their neighbours.
 fn has_fixed(capabilities: &Capabilities) -> bool {
-    NATIVE
-        && !capabilities.software
+    !capabilities.software
         && capabilities.dot4
         && capabilities.subgroups.is_some_and(|(smallest, _)| smallest >= 4)
 }
@@ -216,22 +215,22 @@ pub(crate) fn has_wide_rows(capabilities: &Capabilities) -> bool {
     Tuning::now(capabilities).prefill == WIDE_ROWS
 }
 
-/// Parts of a codec that kernels of native GPUs alone ask for: [`Codec::fixed`], [`Codec::halves`].
+/// [`Codec::halves`], which a page has no use for.
 #[cfg(not(target_arch = "wasm32"))]
-fn native_parts(codec: &dyn Codec) -> [Option<&'static str>; 2] {
-    [codec.fixed(), codec.halves()]
+fn halves_part(codec: &dyn Codec) -> Option<&'static str> {
+    codec.halves()
 }
 
 #[cfg(target_arch = "wasm32")]
-fn native_parts(_: &dyn Codec) -> [Option<&'static str>; 2] {
-    [None; 2]
+fn halves_part(_: &dyn Codec) -> Option<&'static str> {
+    None
 }
 
 /// Whether there is such a kernel for the codec.
 fn codec_suits(codec: &dyn Codec, spread: Spread) -> bool {
     match spread {
-        Spread::Fixed { .. } => native_parts(codec)[0].is_some(),
-        Spread::Matrix { .. } => codec.workgroup_bytes() <= MATRIX_TABLES && native_parts(codec)[1].is_some(),
+        Spread::Fixed { .. } => codec.fixed().is_some(),
+        Spread::Matrix { .. } => codec.workgroup_bytes() <= MATRIX_TABLES && halves_part(codec).is_some(),
         _ => true,
     }
 }
@@ -302,9 +301,7 @@ impl Spread {
             };
         }
         let least = if gated { 2 } else { 1 };
-        if let Some(Spread::Fixed { mut tiles, mut split }) =
-            fixed.filter(|_| NATIVE && native_parts(codec)[0].is_some())
-        {
+        if let Some(Spread::Fixed { mut tiles, mut split }) = fixed.filter(|_| codec.fixed().is_some()) {
             let fits = |tiles, split| {
                 let bytes = fixed_bytes(tiles, split) + codec.workgroup_bytes();
                 bytes <= capabilities.workgroup_bytes && TILE as u32 * split <= capabilities.invocations
@@ -416,7 +413,7 @@ impl ProductSlots {
             Spread::Matrix { .. } => ("matmul_matrix", "kernels/matmul_matrix.wgsl"),
             Spread::Rows { .. } => ("matmul_rows", "kernels/matmul_rows.wgsl"),
         };
-        let fixed = NATIVE && matches!(spread, Spread::Fixed { .. });
+        let fixed = matches!(spread, Spread::Fixed { .. });
         let mut module = codec_module(kernel, codec);
         module.parts.extend(["lib/product_out.wgsl", file]);
         module.constants.extend(self.constants());
@@ -439,12 +436,12 @@ impl ProductSlots {
                 self.share_rows(&mut module, tiles, split, matvec_bytes(tiles, split, self.normed));
                 x.link(&mut module);
             }
-            Spread::Fixed { tiles, split } if NATIVE => {
+            Spread::Fixed { tiles, split } => {
                 module.enable.push("subgroups");
                 let lanes = Constant::U32(TILE as u32 * split);
                 module.constants.extend([("CHUNK", Constant::U32(FIXED_UNITS)), ("LANES", lanes)]);
                 module.parts.push("lib/fixed.wgsl");
-                module.parts.extend(native_parts(codec)[0]);
+                module.parts.extend(codec.fixed());
                 let bytes = fixed_bytes(tiles, split);
                 self.share_rows(&mut module, tiles, split, bytes);
                 let beyond = bytes + codec.workgroup_bytes() > FLOOR_BYTES;
@@ -455,10 +452,10 @@ impl ProductSlots {
                 module.constants.push(("EXACT", exact.into()));
                 module.enable.extend(["f16", "subgroups", "wgpu_cooperative_matrix"]);
                 module.workgroup_bytes = Some(MATRIX_BYTES);
-                module.parts.extend(native_parts(codec)[1]);
+                module.parts.extend(halves_part(codec));
                 module.parts.push("lib/nearest_half.wgsl");
             }
-            Spread::Fixed { .. } | Spread::Matrix { .. } => {}
+            Spread::Matrix { .. } => {}
             Spread::Rows { rows, eights, x } => {
                 module.constants.extend([("BLOCK_ROWS", Constant::U32(rows)), ("EIGHTS", eights.into())]);
                 x.link(&mut module);

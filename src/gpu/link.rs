@@ -31,19 +31,16 @@ parts![
     "codecs/codebook.wgsl",
     "codecs/vectors.wgsl",
     "codecs/e8p12.wgsl",
-    #[cfg(not(target_arch = "wasm32"))]
     "codecs/e8p12_fixed.wgsl",
     "codecs/plain.wgsl",
     "codecs/fp8.wgsl",
     "codecs/grid.wgsl",
     "codecs/hyb.wgsl",
     "codecs/int.wgsl",
-    #[cfg(not(target_arch = "wasm32"))]
     "codecs/int_fixed.wgsl",
     #[cfg(not(target_arch = "wasm32"))]
     "codecs/int_halves.wgsl",
     "codecs/kquant.wgsl",
-    #[cfg(not(target_arch = "wasm32"))]
     "codecs/kquant_fixed.wgsl",
     "codecs/lookup.wgsl",
     "codecs/mixed.wgsl",
@@ -68,7 +65,6 @@ parts![
     "kernels/matmul_matrix.wgsl",
     "kernels/matmul_rows.wgsl",
     "kernels/matvec.wgsl",
-    #[cfg(not(target_arch = "wasm32"))]
     "kernels/matvec_fixed.wgsl",
     "kernels/outliers.wgsl",
     "kernels/product_int8.wgsl",
@@ -85,7 +81,6 @@ parts![
     "lib/cache_f16.wgsl",
     "lib/cache_f32.wgsl",
     "lib/cache_int.wgsl",
-    #[cfg(not(target_arch = "wasm32"))]
     "lib/fixed.wgsl",
     "lib/hadamard.wgsl",
     "lib/head.wgsl",
@@ -101,7 +96,6 @@ parts![
     "lib/product.wgsl",
     "lib/product_io.wgsl",
     "lib/product_io_normed.wgsl",
-    #[cfg(not(target_arch = "wasm32"))]
     "lib/product_io_squared.wgsl",
     "lib/product_out.wgsl",
     "lib/quotient.wgsl",

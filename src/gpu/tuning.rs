@@ -158,8 +158,8 @@ mod tests {
     #[test]
     fn every_candidate_agrees_with_the_twin() {
         pollster::block_on(async {
-            for as_gpu in [false, true] {
-                let context = Context::open(&Options { as_gpu, ..Options::default() }).await.expect("a GPU");
+            for without in [vec![], vec!["software".into()]] {
+                let context = Context::open(&Options { without, ..Options::default() }).await.expect("a GPU");
                 let [decode, fixed, prefill] = Tuning::candidates(context.capabilities());
                 assert!(decode.len() > 1 && prefill.len() > 1, "{decode:?} {prefill:?}");
                 // Integers go by large blocks where there are many rows, and several times where there are many columns.

@@ -182,7 +182,6 @@ impl Codec for E8p12 {
         }
     }
 
-    #[cfg(not(target_arch = "wasm32"))]
     fn fixed(&self) -> Option<&'static str> {
         Some("codecs/e8p12_fixed.wgsl")
     }

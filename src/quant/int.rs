@@ -215,7 +215,6 @@ impl Codec for Int {
             && matches!(self.offset, Offset::Symmetric(zero) if self.bits < 8 || zero == 128)
     }
 
-    #[cfg(not(target_arch = "wasm32"))]
     fn fixed(&self) -> Option<&'static str> {
         // A unit must have one scale.
         (self.group == WHOLE_ROW || self.group.is_multiple_of(super::UNIT)).then_some("codecs/int_fixed.wgsl")

@@ -94,11 +94,11 @@ impl Codec for KQuant {
     /// Codes; scales with their minima above them; `d`, or `d` and `dmin` in turn.
     fn fields(&self) -> Vec<Field> {
         let (low, high) = self.scale_planes();
-        let run = if self.has_minima() { BLOCK / 2 } else { BLOCK };
+        let supers = if self.has_minima() { 2 } else { 1 };
         vec![
             Field::new("codes", Kind::Code(self.bits), 1),
             Field::new("scales", Kind::Code(low + high), self.group),
-            Field::new("super-scales", Kind::F16, run),
+            Field::new("super-scales", Kind::F16, BLOCK).blocks(1, supers),
         ]
     }
 
@@ -146,7 +146,7 @@ impl Codec for KQuant {
         let [codes, scales, supers] = [0, 1, 2].map(|field| packed.field(field, row));
         for (g, (out, codes)) in out.chunks_mut(self.group).zip(codes.chunks(self.group)).enumerate() {
             let block = g * self.group / BLOCK;
-            let float = |i: usize| Kind::F16.value(supers.get(i).copied().unwrap_or(0));
+            let float = |i: usize| Kind::F16.value(supers[i]);
             let scale = scales[g];
             let (scale, min) = match self.offset {
                 Offset::Min => {
@@ -168,7 +168,6 @@ impl Codec for KQuant {
         }
     }
 
-    #[cfg(not(target_arch = "wasm32"))]
     fn fixed(&self) -> Option<&'static str> {
         (!matches!(self.offset, Offset::Levels { .. })).then_some("codecs/kquant_fixed.wgsl")
     }

@@ -322,7 +322,6 @@ pub trait Codec: Debug + Send + Sync + 'static {
 
     /// The WGSL part with `group_of` and `dot32_fixed`, where weights are integers of 8 bits times a scale: for products
     /// with activations of 24 bits.
-    #[cfg(not(target_arch = "wasm32"))]
     fn fixed(&self) -> Option<&'static str> {
         None
     }

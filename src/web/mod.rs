@@ -107,6 +107,7 @@ struct AdapterInfo {
     description: String,
     fallback: bool,
     subgroups: Option<(u32, u32)>,
+    dot4: bool,
 }
 
 /// Adapters that compute on the CPU, by what browsers call them.
@@ -121,6 +122,7 @@ impl AdapterInfo {
             name: if name.is_empty() { "WebGPU adapter".into() } else { name.to_owned() },
             software: self.fallback || SOFTWARE.iter().any(|word| all.contains(word)),
             subgroups: self.subgroups,
+            dot4: self.dot4,
         }
     }
 }

@@ -49,7 +49,7 @@ fn steps_and_devices_agree() {
 /// Logits and perplexity of a text against an f32 cache; as a GPU, in shares of the positions.
 #[test]
 fn integers_cost_little() {
-    let options = Options { as_gpu: true, ..Options::default() };
+    let options = Options { without: vec!["software".into()], ..Options::default() };
     let device = Device::Gpu(contexts(&options).remove(0));
     let checkpoint = pollster::block_on(embedded::open()).expect("the embedded model");
     let (tokenizer, _) = pollster::block_on(Tokenizer::from_checkpoint(&checkpoint)).expect("a tokenizer");

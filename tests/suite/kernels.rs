@@ -89,10 +89,10 @@ fn kernels_equal_their_twins() {
 
 #[test]
 fn kernels_equal_their_twins_on_the_floor() {
-    let without = ["f16", "subgroups", "dot4"].map(String::from).to_vec();
+    let without = ["f16", "subgroups", "dot4", "software"].map(String::from).to_vec();
     // With a real GPU's variants of the products, which a software adapter would not choose; on one adapter, with one
     // codec of a family, for time.
-    let options = Options { limits: LimitSet::Floor, without, as_gpu: true, ..Options::default() };
+    let options = Options { limits: LimitSet::Floor, without, ..Options::default() };
     assert_all_pass(contexts(&options).into_iter().take(1), one_of_each_family);
 }
 
@@ -102,7 +102,7 @@ fn products_by_packed_dot_products_equal_their_twins() {
         CODECS.iter().flat_map(|f| (f.samples)()).filter(|c| c.fixed().is_some()).map(|c| c.name()).collect();
     let products =
         |name: &str, codec: &str| name.ends_with("matvec") && fixed.iter().any(|name| name == codec);
-    let context = contexts(&Options { as_gpu: true, ..Options::default() }).remove(0);
+    let context = contexts(&Options { without: vec!["software".into()], ..Options::default() }).remove(0);
     let outcomes =
         pollster::block_on(verify_only(&context, seed(), products, |_| {})).expect("the device stays");
     let failed: Vec<&Outcome> = outcomes.iter().filter(|o| !o.pass).collect();
@@ -114,7 +114,7 @@ fn products_by_packed_dot_products_equal_their_twins() {
 
 #[test]
 fn attention_in_single_subgroups_equals_its_twin() {
-    let context = contexts(&Options { as_gpu: true, ..Options::default() }).remove(0);
+    let context = contexts(&Options { without: vec!["software".into()], ..Options::default() }).remove(0);
     let attention = |name: &str, cache: &str| name.ends_with("attention") && cache != "f32 cache";
     let outcomes =
         pollster::block_on(verify_only(&context, seed(), attention, |_| {})).expect("the device stays");

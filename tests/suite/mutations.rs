@@ -406,11 +406,13 @@ impl Mutation {
         let shader_overrides = BTreeMap::from([(file.to_string(), text.replace(from, to))]);
         // Parts that a software adapter with subgroups does not choose.
         let alone = ["lib/reduce_workgroup.wgsl", "lib/x_lane.wgsl"].contains(file);
-        let without = if alone { vec!["subgroups".into()] } else { Vec::new() };
+        let mut without = if alone { vec!["subgroups".into()] } else { Vec::new() };
         let real =
             ["matmul", "product_io_normed", "product_io_squared", "shares", "reduce_alone", "fixed", "split"];
-        let as_gpu = real.iter().any(|part| file.ends_with(&format!("{part}.wgsl")));
-        let options = Options { shader_overrides, without, as_gpu, ..Options::default() };
+        if real.iter().any(|part| file.ends_with(&format!("{part}.wgsl"))) {
+            without.push("software".into());
+        }
+        let options = Options { shader_overrides, without, ..Options::default() };
         let context = Context::open(&options).await.map_err(|e| e.to_string())?;
         let wanted = |name: &str, found: &str| name == *kernel && found == *codec;
         let outcomes = verify_only(&context, 3, wanted, |_| {}).await.map_err(|e| e.to_string())?;

@@ -203,7 +203,7 @@ fn a_product_may_add_to_what_was_normed() {
             device.read(&x, 1).await
         })
     };
-    let options = Options { as_gpu: true, ..Options::default() };
+    let options = Options { without: vec!["software".into()], ..Options::default() };
     let gpu = result(&Device::Gpu(contexts(&options).remove(0))).expect("the GPU runs it");
     let error = relative_error(&gpu, &result(&Device::Cpu).expect("the twin runs it"));
     assert!(error < 1e-5, "{error}");

@@ -22,7 +22,7 @@ const PARAMETERS = [
   ['precision', 'f32, f16, int8 or int4: what the KV cache holds'],
   ['context', 'positions of the KV cache'],
   ['limits', 'floor or iphone: no more than these allow'],
-  ['without', 'f16, subgroups, dot4: leave them unused'],
+  ['without', 'f16, subgroups, dot4: leave them unused; software: as on a real GPU'],
   ['cache', '0: keep nothing'],
   ['hub', 'another hub than huggingface.co'],
   ['theme', 'light or dark'],

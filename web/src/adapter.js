@@ -90,7 +90,9 @@ export async function survey({ adapter = 'auto', without = [] }) {
   const fallback = found.info?.isFallbackAdapter ?? found.isFallbackAdapter ?? false;
   // Sizes are given even where the feature is not.
   const subgroups = subgroupsWanted && found.features.has('subgroups') ? [subgroupMinSize ?? 4, subgroupMaxSize ?? 128] : null;
-  return { info: { vendor, architecture, device, description, fallback, subgroups } };
+  // Metal computes them with as many multiply-adds as there are bytes.
+  const dot4 = vendor !== 'apple' && Boolean(navigator.gpu.wgslLanguageFeatures?.has('packed_4x8_integer_dot_product'));
+  return { info: { vendor, architecture, device, description, fallback, subgroups, dot4 } };
 }
 
 /** Why there is no GPU, and how to get one in this browser. */

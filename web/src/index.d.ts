@@ -53,8 +53,8 @@ export interface LoadOptions {
   adapter?: 'auto' | 'gpu' | 'low-power' | 'cpu';
   /** `floor`: no more than WebGPU guarantees everywhere; `iphone`: 1 GiB buffers. For tests. Default: `adapter`. */
   limits?: 'adapter' | 'floor' | 'iphone';
-  /** Capabilities to leave unused. For tests. */
-  without?: ('f16' | 'subgroups' | 'dot4')[];
+  /** Capabilities to leave unused; without `software` an adapter on the CPU gets the kernels of a GPU. For tests. */
+  without?: ('f16' | 'subgroups' | 'dot4' | 'software')[];
   /** Positions that the KV cache holds. Default: the model's own, at most 2048. */
   context?: number;
   /** Storage of the KV cache. Default: `auto`, which is f16. */
