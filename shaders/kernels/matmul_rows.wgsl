@@ -1,5 +1,5 @@
 // y[t, row] (+)= Σ_k W[row, k]·x[t, k] + bias[row] for many tokens, without workgroup memory: a lane owns
-// BLOCK_ROWS rows, 32 apart, and 8·EIGHTS tokens: a weight is decoded once for all of these tokens, an activation
+// BLOCK_ROWS rows, 8 apart (see lib/split.wgsl), and 8·EIGHTS tokens: a weight is decoded once for all of these tokens, an activation
 // loaded once for all of these rows. Compilers unroll loops over eight tokens, and no longer ones, and then keep the sums
 // in registers: hence the sums and activations of each eight have names of their own.
 // x: [tokens, cols], y: [tokens, rows of the whole layer].
@@ -26,7 +26,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     workgroupBarrier();
     let rank = x_rank();
     let token = group.y * 8u * EIGHTS;
-    let row = group.x * 32u * BLOCK_ROWS + lane.x;
+    let row = (group.x * 32u + lane.x / 8u * 8u) * BLOCK_ROWS + lane.x % 8u;
     let last = P.padded_rows - 1u; // lanes beyond the rows work on the last one and store nothing
     var sums: array<array<f32, 8>, BLOCK_ROWS>;
     var sums_b: array<array<f32, 8>, BLOCK_ROWS>;
@@ -47,7 +47,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
             }
         }
         for (var r = 0u; r < BLOCK_ROWS; r++) {
-            let at = min(row + 32u * r, last);
+            let at = min(row + 8u * r, last);
             let w = Weights32(decode8(at, 4u * unit), decode8(at, 4u * unit + 1u),
                               decode8(at, 4u * unit + 2u), decode8(at, 4u * unit + 3u));
             for (var t = 0u; t < 8u; t++) {
@@ -65,10 +65,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     }
     for (var r = 0u; r < BLOCK_ROWS; r++) {
         for (var t = 0u; t < 8u; t++) {
-            store(token + t, row + 32u * r, sums[r][t]);
+            store(token + t, row + 8u * r, sums[r][t]);
             if (EIGHTS == 3u) {
-                store(token + 8u + t, row + 32u * r, sums_b[r][t]);
-                store(token + 16u + t, row + 32u * r, sums_c[r][t]);
+                store(token + 8u + t, row + 8u * r, sums_b[r][t]);
+                store(token + 16u + t, row + 8u * r, sums_c[r][t]);
             }
         }
     }

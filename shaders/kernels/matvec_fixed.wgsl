@@ -49,7 +49,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let token = group.y;
     token_end = token + 1u; // the grid has a workgroup a token, no more
     prepare(index, LANES);
-    let row = group.x * GROUP_ROWS + lane.x;
+    let row = group.x * GROUP_ROWS + first_row(lane.x);
     // Lanes beyond the rows work on the last one and store nothing.
     let rows = min(lane_rows(row), vec4(P.padded_rows - 1u));
     var sums = vec4(0.0);

@@ -1,5 +1,14 @@
-// Sums of rows that SPLIT lanes share: of TILES rows a lane, 32 apart.
-// provides: together    requires: SPLIT, TILES
+// How rows lie over lanes, and the sums of rows that SPLIT lanes share: of TILES rows a lane.
+// provides: first_row, APART, together    requires: SPLIT, TILES, LANE_ROWS
+
+// From one row of a lane to its next. Where a lane has rows to itself, eight lanes read all rows of a tile together: what
+// a CPU fetches ahead is what follows in memory.
+const APART: u32 = select(32u, 8u, SPLIT == 1u);
+
+// A lane's first row, of those of its workgroup.
+fn first_row(lane: u32) -> u32 {
+    return lane / APART * (LANE_ROWS * APART) + lane % APART;
+}
 
 var<workgroup> partial: array<f32, 32u * SPLIT * TILES>;
 
