@@ -124,6 +124,9 @@ pub struct Capabilities {
     pub workgroup_bytes: u32,
     /// Invocations a workgroup.
     pub invocations: u32,
+    /// OpenGL: its compilers are slow with large kernels.
+    #[serde(skip)]
+    pub gl: bool,
     /// Bytes that may be used in all, where that is known.
     pub memory_budget: Option<u64>,
     /// The kernels that were measured to be fastest; none: those of its class, see [`Context::tune`].
@@ -145,6 +148,7 @@ impl Capabilities {
         max_buffer: 256 << 20,
         workgroup_bytes: 16 << 10,
         invocations: 256,
+        gl: false,
         memory_budget: None,
         tuning: None,
     };
@@ -402,6 +406,7 @@ fn capabilities(
         max_buffer: limits.max_buffer_size,
         workgroup_bytes: limits.max_compute_workgroup_storage_size,
         invocations: limits.max_compute_invocations_per_workgroup,
+        gl: info.backend == wgpu::Backend::Gl,
         memory_budget: (options.limits == LimitSet::Iphone).then_some(1_500_000_000),
         tuning: None,
     }

@@ -99,6 +99,11 @@ pub(crate) enum XSource {
 }
 
 impl XSource {
+    /// What suits a CPU.
+    fn of_software(capabilities: &Capabilities) -> Self {
+        if has_wide_subgroups(capabilities) { XSource::Subgroup } else { XSource::Lane }
+    }
+
     fn link(self, module: &mut Module) {
         match self {
             XSource::Lane => module.parts.push("lib/x_lane.wgsl"),
@@ -130,13 +135,11 @@ impl Tuning {
         match capabilities.software {
             // One row a lane and few loads of x: what a CPU's vector units like.
             true => {
-                let x = if has_wide_subgroups(capabilities) { XSource::Subgroup } else { XSource::Lane };
-                let prefill = match x {
-                    XSource::Subgroup => WIDE_ROWS,
-                    // Small subgroups are those of SwiftShader, whose loops are not unrolled; none at all is GL, whose
-                    // compiler takes many seconds for a block of rows × tokens.
-                    XSource::Lane => Spread::Tiles { high: 8 },
-                };
+                let x = XSource::of_software(capabilities);
+                // Small subgroups are those of SwiftShader, whose loops are not unrolled; GL's compilers take many
+                // seconds for a block of rows × tokens.
+                let small = x == XSource::Lane && capabilities.subgroups.is_some();
+                let prefill = if small || capabilities.gl { Spread::Tiles { high: 8 } } else { wide_rows(x) };
                 Self { decode: Spread::Matvec { tiles: 4, split: 1, x }, fixed: None, prefill }
             }
             false => Self {
@@ -176,7 +179,7 @@ impl Tuning {
             }
             Spread::Tiles { .. } => true,
             Spread::Matrix { exact } => capabilities.matrix && exact != capabilities.half_prompts,
-            Spread::Rows { .. } => software && wide,
+            Spread::Rows { x, .. } => software && x == XSource::of_software(capabilities) && !capabilities.gl,
         };
         let kind = |spread: &Spread| match spread {
             Spread::Matvec { .. } => 0,
@@ -206,13 +209,23 @@ fn has_wide_subgroups(capabilities: &Capabilities) -> bool {
     capabilities.subgroups.is_some_and(|(smallest, _)| smallest >= 8)
 }
 
-/// For matrices of many rows, and for others. The large block takes a compiler longer than the small one.
-const WIDE_ROWS: Spread = Spread::Rows { rows: 24, eights: 3, x: XSource::Subgroup };
-const NARROW_ROWS: Spread = Spread::Rows { rows: 8, eights: 1, x: XSource::Subgroup };
+/// For matrices of many rows. A large block takes a compiler longer, where each lane loads all activations most of all.
+const fn wide_rows(x: XSource) -> Spread {
+    let eights = match x {
+        XSource::Subgroup => 3,
+        XSource::Lane => 1,
+    };
+    Spread::Rows { rows: 24, eights, x }
+}
+
+/// For other matrices.
+const fn narrow_rows(x: XSource) -> Spread {
+    Spread::Rows { rows: 8, eights: 1, x }
+}
 
 /// Whether matrices of many rows have a kernel of their own.
 pub(crate) fn has_wide_rows(capabilities: &Capabilities) -> bool {
-    Tuning::now(capabilities).prefill == WIDE_ROWS
+    matches!(Tuning::now(capabilities).prefill, wide @ Spread::Rows { x, .. } if wide == wide_rows(x))
 }
 
 /// [`Codec::halves`], which a page has no use for.
@@ -246,7 +259,7 @@ fn halves_vecs(cols: usize) -> usize {
 
 impl Spread {
     /// All that [`Spread::choose`] returns.
-    const ALL: [Self; 21] = [
+    const ALL: [Self; 23] = [
         Spread::Matvec { tiles: 1, split: 1, x: XSource::Lane },
         Spread::Matvec { tiles: 4, split: 1, x: XSource::Lane },
         Spread::Matvec { tiles: 1, split: 1, x: XSource::Subgroup },
@@ -264,8 +277,10 @@ impl Spread {
         Spread::Fixed { tiles: 4, split: 8 },
         Spread::Tiles { high: 8 },
         Spread::Tiles { high: 16 },
-        NARROW_ROWS,
-        WIDE_ROWS,
+        narrow_rows(XSource::Subgroup),
+        wide_rows(XSource::Subgroup),
+        narrow_rows(XSource::Lane),
+        wide_rows(XSource::Lane),
         Spread::Matrix { exact: true },
         Spread::Matrix { exact: false },
     ];
@@ -295,7 +310,7 @@ impl Spread {
         if tokens >= MATMUL_FROM {
             return match prefill {
                 Spread::Tiles { high } => Spread::Tiles { high: if tokens <= 32 { 8 } else { high } },
-                WIDE_ROWS if shape.rows < WIDE_ROWS.block().0 => NARROW_ROWS,
+                Spread::Rows { x, .. } if shape.rows < wide_rows(x).block().0 => narrow_rows(x),
                 Spread::Matrix { .. } if !codec_suits(codec, prefill) => Spread::Tiles { high: 16 },
                 other => other,
             };
