@@ -29,8 +29,8 @@ const ENOUGH: f64 = 0.005;
 const MOST_DISPATCHES: usize = 256;
 /// Runs, of which the fastest counts.
 const RUNS: usize = 3;
-/// Tokens of the prompt, and of one for matrix units.
-const PROMPT: usize = 64;
+/// Tokens of the prompt, and of one for matrix units: whole blocks of every candidate, as most of a long prompt's are.
+const PROMPT: usize = 192;
 const MATRIX_PROMPT: usize = 256;
 
 /// A file of tunings, by what they were measured on.
@@ -81,7 +81,7 @@ impl Context {
 
 /// The fastest of all candidates, on a matrix of 4-bit codes in groups of 32.
 async fn measure(context: &Context) -> Result<Tuning> {
-    let (rows, cols) = if context.capabilities().software { (1024, 1024) } else { (8192, 4096) };
+    let (rows, cols) = if context.capabilities().software { (1536, 1024) } else { (8192, 4096) };
     let device = Device::Gpu(context.clone());
     let codec = Int::new(4, 32, Kind::F16, Offset::Symmetric(8))?;
     let matrix = Arc::new(device.matrix("tuning", codec, Shape { rows, cols })?);
