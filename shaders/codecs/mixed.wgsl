@@ -1,45 +1,41 @@
 // Integers whose rate changes along a row, in segments of 2, 3, 4, 5, 6 or 8 bits: w = (q - 2^(b-1))·(n + 1)²·max/256.
 // 32 columns are b words: planes of 4, 2 and 1 bits, the lowest bits first, each in quads as in codecs/int.wgsl.
-// tables: segments, groups; (first unit, bits, first word, first group, units a group) of each segment; max of each group.
+// tables: units; of each its first word with its bits above, its group and that group's max.
 // provides: prepare, decode8, dot32    requires: lib/product.wgsl
 
 @group(0) @binding(0) var<storage, read> words: array<u32>;
 @group(0) @binding(1) var<storage, read> scales: array<u32>;
 @group(0) @binding(2) var<storage, read> tables: array<u32>;
 
-var<workgroup> row_words: u32;
-var<workgroup> row_groups: u32;
+var<private> row_words: u32;
+var<private> row_groups: u32;
 
 // Where a unit lies in its row.
 struct Place {
     bits: u32,
     word: u32,
     group: u32,
+    max: f32,
 }
 
+// Past the end of a row its last group goes on.
 fn place(unit: u32) -> Place {
-    var at = 2u;
-    for (var i = 1u; i < tables[0]; i++) {
-        if (unit >= tables[2u + 5u * i]) {
-            at = 2u + 5u * i;
-        }
-    }
-    let inside = unit - tables[at];
-    return Place(tables[at + 1u], tables[at + 2u] + inside * tables[at + 1u], tables[at + 3u] + inside / tables[at + 4u]);
+    let known = min(unit, tables[0] - 1u);
+    let first = tables[1u + 3u * known];
+    let bits = first >> 28u;
+    let word = (first & 0x0fffffffu) + (unit - known) * bits;
+    return Place(bits, word, tables[2u + 3u * known], bitcast<f32>(tables[3u + 3u * known]));
 }
 
 fn prepare(lane: u32, lanes: u32) {
-    if (lane == 0u) {
-        row_words = place(P.units).word;
-        row_groups = place(P.units - 1u).group + 1u;
-    }
+    row_words = place(P.units).word;
+    row_groups = place(P.units - 1u).group + 1u;
 }
 
-fn group_scale(row: u32, group: u32) -> f32 {
-    let index = cell_index(row, group, row_groups);
+fn group_scale(row: u32, at: Place) -> f32 {
+    let index = cell_index(row, at.group, row_groups);
     let root = f32(((scales[index / 8u] >> (4u * (index & 7u))) & 15u) + 1u);
-    let largest = bitcast<f32>(tables[2u + 5u * tables[0] + min(group, tables[1] - 1u)]);
-    return root * root * largest * 0.00390625;
+    return root * root * at.max * 0.00390625;
 }
 
 fn word_at(row: u32, word: u32) -> u32 {
@@ -78,7 +74,7 @@ fn decode8(row: u32, i: u32) -> Weights8 {
     let at = place(i / 4u);
     let q = codes8(row, at, i & 3u);
     let zero = f32(1u << (at.bits - 1u));
-    let scale = group_scale(row, at.group);
+    let scale = group_scale(row, at);
     return Weights8(bytes4(q.x, zero) * scale, bytes4(q.y, zero) * scale);
 }
 
@@ -92,5 +88,5 @@ fn dot32(row: u32, unit: u32, x: X32) -> f32 {
     let zero = f32(1u << (at.bits - 1u));
     let sum = dot8(codes8(row, at, 0u), zero, x.a, x.b) + dot8(codes8(row, at, 1u), zero, x.c, x.d)
         + dot8(codes8(row, at, 2u), zero, x.e, x.f) + dot8(codes8(row, at, 3u), zero, x.g, x.h);
-    return sum4(sum) * group_scale(row, at.group);
+    return sum4(sum) * group_scale(row, at);
 }

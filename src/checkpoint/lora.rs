@@ -3,6 +3,11 @@
 //! For a module M of shape `[N, K]`: `base_model.model.M.lora_A.weight [r, K]` and `….lora_B.weight [N, r]`, f32, f16
 //! or bf16. `y += scale · B (A x)` with `scale = lora_alpha / r`, or `lora_alpha / √r` with `use_rslora`. Modules have the
 //! names of the model's own class, experts' too: `….block_sparse_moe.experts.7.w1`.
+//!
+//! gpt-oss keeps a layer's E experts in two parameters `[E, in, out]` (`target_parameters`; PEFT's `ParamWrapper`), so
+//! that each has its term in one pair: `….mlp.experts.lora_A.weight [E·r, in]`, one expert below the other, and
+//! `….lora_B.weight [out, r·E]`, where column j·E + e is expert e's j-th. The pair of the parameter that was wrapped first
+//! is under `….mlp.experts.base_layer`; which is whose, widths tell. Outputs of gate and up alternate.
 
 use super::hf::{Keys, json};
 use super::tensor::{TensorInfo, Tensors, dims};
@@ -10,6 +15,7 @@ use super::{Files, module_shape, safetensors};
 use crate::error::{Error, Result};
 use crate::model::{ARCHITECTURES, ModelConfig};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// A low-rank addition to one module: `y += scale · B (A x)`.
@@ -68,13 +74,9 @@ impl<'a> Settings<'a> {
         if let Some(bias) = keys.text("bias")?.filter(|&bias| bias != "none") {
             return unsupported(format!("bias {bias}"));
         }
-        for key in [
-            "modules_to_save",
-            "target_parameters", // experts that are one tensor
-            "layer_replication",
-            "alora_invocation_tokens",
-            "trainable_token_indices",
-        ] {
+        for key in
+            ["modules_to_save", "layer_replication", "alora_invocation_tokens", "trainable_token_indices"]
+        {
             let empty = |v: &Value| v.as_array().is_some_and(Vec::is_empty);
             if keys.get(key).is_some_and(|v| !empty(v)) {
                 return unsupported(format!("{key} of an adapter"));
@@ -171,6 +173,18 @@ impl Adapter {
         layers.into_values().max().unwrap_or(0)
     }
 
+    /// The adapter as the model's modules take it: a pair that is for all experts of a layer becomes a pair for each.
+    pub(crate) fn fit(&self, config: &ModelConfig) -> Result<Cow<'_, Self>> {
+        let mut fitted = Cow::Borrowed(self);
+        for (name, term) in self.modules.iter().filter(|(name, _)| all_experts(name).is_some()) {
+            let modules = &mut fitted.to_mut().modules;
+            modules.remove(name);
+            modules.extend(each_expert(name, term, config).map_err(|e| e.file(WEIGHTS).tensor(name))?);
+        }
+        fitted.check(config)?;
+        Ok(fitted)
+    }
+
     /// Checks that every module is one of the model's and fits its shape.
     pub fn check(&self, config: &ModelConfig) -> Result<()> {
         for (name, low_rank) in &self.modules {
@@ -187,6 +201,51 @@ impl Adapter {
         }
         Ok(())
     }
+}
+
+/// The experts that a module's name stands for, `model.layers.0.mlp.experts`, if it is all of them.
+fn all_experts(module: &str) -> Option<&str> {
+    let module = module.strip_suffix(".base_layer").unwrap_or(module);
+    module.ends_with(".experts").then_some(module)
+}
+
+/// The terms of a layer's experts by their names, of the pair of one parameter.
+fn each_expert(module: &str, all: &LowRank, config: &ModelConfig) -> Result<Vec<(String, LowRank)>> {
+    let experts = config.experts.as_ref().filter(|_| config.architecture == "gpt_oss");
+    let (Some(parent), Some(experts)) = (all_experts(module), experts) else {
+        // transformers keeps those of other models the other way round, and PEFT has read them in both.
+        let error = Error::unsupported("an adapter of a parameter that is all experts");
+        return Err(error.expected("gpt_oss").found(&config.architecture));
+    };
+    let (hidden, ffn, count) = (config.hidden, experts.ffn, experts.count);
+    let names: &[&str] = match (all.rows, all.cols) {
+        sizes if sizes == (2 * ffn, hidden) => &["gate_proj", "up_proj"],
+        sizes if sizes == (hidden, ffn) => &["down_proj"],
+        (rows, cols) => {
+            return Err(Error::invalid("shape mismatch for the LoRA of experts")
+                .expected(format!("{} or {}", dims(&[2 * ffn, hidden]), dims(&[hidden, ffn])))
+                .found(dims(&[rows, cols]))
+                .remedy("the adapter was made for another model"));
+        }
+    };
+    if !all.rank.is_multiple_of(count) {
+        return Err(Error::corrupt("LoRA rank mismatch")
+            .expected(format!("a multiple of {count}"))
+            .found(all.rank));
+    }
+    let rank = all.rank / count;
+    let mut terms = Vec::new();
+    for expert in 0..count {
+        let a = &all.a[expert * rank * all.cols..][..rank * all.cols];
+        for (first, name) in names.iter().enumerate() {
+            let rows = all.b.chunks_exact(all.rank).skip(first).step_by(names.len());
+            let b: Vec<f32> = rows.flat_map(|row| row[expert..].iter().step_by(count).copied()).collect();
+            let rows = all.rows / names.len();
+            let term = LowRank { rows, cols: all.cols, rank, a: a.to_vec(), b, scale: all.scale };
+            terms.push((format!("{parent}.{expert}.{name}"), term));
+        }
+    }
+    Ok(terms)
 }
 
 /// What the Llama family calls a tensor. An adapter does not say which architecture it is for, but no architecture's own
@@ -220,6 +279,9 @@ async fn read(tensors: &Tensors, module: &str, (rank, scale): (usize, f32)) -> R
     };
     let (a, found, cols) = matrix("lora_A")?;
     let (b, rows, width) = matrix("lora_B")?;
+    // All experts' ranks together.
+    let ranks = if all_experts(module).is_some() { (found / rank.max(1)).max(1) } else { 1 };
+    let rank = rank * ranks;
     for found in [found, width] {
         if found != rank {
             return Err(Error::corrupt(format!("LoRA rank mismatch: config {rank}, tensor {found}"))

@@ -329,8 +329,8 @@ impl Model {
         }
         checkpoint.check()?;
         let mut strengths: Vec<Arc<Strength>> = Vec::new();
-        for adapter in &options.adapters {
-            adapter.check(&config)?;
+        let adapters: Vec<_> = options.adapters.iter().map(|a| a.fit(&config)).collect::<Result<_>>()?;
+        for adapter in &adapters {
             if strengths.iter().any(|other| other.name == adapter.name) {
                 return Err(Error::invalid(format!("two adapters are called {}", adapter.name)));
             }
@@ -344,7 +344,7 @@ impl Model {
         let mut loader = Loader {
             device,
             checkpoint,
-            adapters: options.adapters.iter().zip(strengths.iter().cloned()).collect(),
+            adapters: adapters.iter().map(|a| &**a).zip(strengths.iter().cloned()).collect(),
             activations: options.activations,
             quantize: options.quantize,
             staged: 0,
@@ -380,7 +380,7 @@ impl Model {
                 modules.extend(linear.modules(&format!("model.layers.{i}.{part}")));
             }
         }
-        for adapter in &options.adapters {
+        for adapter in &adapters {
             if let Some(unknown) = adapter.modules.keys().find(|name| !modules.contains(name)) {
                 return Err(Error::invalid(format!(
                     "the adapter changes {unknown}, which the model does not have"

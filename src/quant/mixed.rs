@@ -24,7 +24,7 @@ pub static FAMILY: Family = Family {
 pub struct Segment {
     /// Bits of a code: 2, 3, 4, 5, 6 or 8.
     pub bits: u32,
-    /// Columns of all groups together, in [`UNIT`]s; the last segment of a row goes on to its end.
+    /// Columns of all groups together, in [`UNIT`]s; the last group of a row goes on to its end.
     pub units: usize,
     /// Columns of a group, in [`UNIT`]s.
     pub group: usize,
@@ -34,6 +34,7 @@ pub struct Segment {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mixed {
     segments: Vec<Segment>,
+    places: Vec<Place>, // of the segments' units
     max: Vec<f32>,
 }
 
@@ -65,39 +66,32 @@ impl Mixed {
             let error = Error::unsupported(format!("unsupported bit rate {}", segment.bits));
             return Err(error.expected("2, 3, 4, 5, 6 or 8"));
         }
-        let fits = |s: &Segment| s.group > 0 && s.units.is_multiple_of(s.group);
+        let fits = |s: &Segment| s.group > 0 && s.units > 0 && s.units.is_multiple_of(s.group);
         if segments.is_empty() || max.is_empty() || !segments.iter().all(fits) {
             return Err(Error::invalid("segments of whole groups"));
         }
-        Ok(Arc::new(Self { segments: segments.to_vec(), max }))
-    }
-
-    /// Segment by segment: its first unit, word and group.
-    fn starts(&self) -> impl Iterator<Item = (&Segment, [usize; 3])> {
-        self.segments.iter().scan([0; 3], |next, segment| {
-            let start = *next;
-            next[0] += segment.units;
-            next[1] += segment.units * segment.bits as usize;
-            next[2] += segment.units / segment.group;
-            Some((segment, start))
-        })
-    }
-
-    /// Where unit `unit` of a row lies; past the end of a row its last segment goes on.
-    pub fn place(&self, unit: usize) -> Place {
-        let mut at = Place { bits: 0, word: 0, group: 0 };
-        for (segment, [first, word, group]) in self.starts() {
-            if unit >= first {
-                let inside = unit - first;
-                let bits = segment.bits;
-                at = Place {
-                    bits,
-                    word: word + inside * bits as usize,
-                    group: group + inside / segment.group,
-                };
+        let mut places = Vec::new();
+        let mut next = Place { bits: 0, word: 0, group: 0 };
+        for &Segment { bits, units, group } in segments {
+            for unit in 1..=units {
+                places.push(Place { bits, ..next });
+                next.word += bits as usize;
+                next.group += usize::from(unit.is_multiple_of(group));
             }
         }
-        at
+        Ok(Arc::new(Self { segments: segments.to_vec(), places, max }))
+    }
+
+    /// Where unit `unit` of a row lies; past the end of a row its last group goes on.
+    pub fn place(&self, unit: usize) -> Place {
+        let known = unit.min(self.places.len() - 1);
+        let at = self.places[known];
+        Place { word: at.word + (unit - known) * at.bits as usize, ..at }
+    }
+
+    /// What the scales of a group are multiples of.
+    fn max(&self, group: usize) -> f32 {
+        self.max[group.min(self.max.len() - 1)]
     }
 }
 
@@ -170,14 +164,11 @@ impl Codec for Mixed {
         ]
     }
 
-    /// Segments, groups; (first unit, bits, first word, first group, units a group) of each segment; max of each group.
+    /// Units; of each its first word with its bits above, its group and that group's max.
     fn tables(&self) -> Vec<u32> {
-        let mut words = vec![self.segments.len() as u32, self.max.len() as u32];
-        for (segment, [unit, word, group]) in self.starts() {
-            words.extend([unit as u32, segment.bits, word as u32, group as u32, segment.group as u32]);
-        }
-        words.extend(self.max.iter().map(|max| max.to_bits()));
-        words
+        let words =
+            |at: &Place| [at.word as u32 | at.bits << 28, at.group as u32, self.max(at.group).to_bits()];
+        std::iter::once(self.places.len() as u32).chain(self.places.iter().flat_map(words)).collect()
     }
 
     fn tied_to_shape(&self) -> bool {
@@ -195,8 +186,8 @@ impl Codec for Mixed {
             for (i, w) in words[..bits as usize].iter_mut().enumerate() {
                 *w = packed.item(0, row, word + i);
             }
-            let max = self.max[group.min(self.max.len() - 1)] as f64;
-            let scale = (packed.item(1, row, group) as f64 + 1.0).powi(2) * max / 256.0;
+            let scale =
+                (packed.item(1, row, group) as f64 + 1.0).powi(2) * f64::from(self.max(group)) / 256.0;
             let zero = f64::from(1 << (bits - 1));
             for (i, w) in out.iter_mut().enumerate() {
                 *w = ((f64::from(code(bits, &words, i)) - zero) * scale) as f32;

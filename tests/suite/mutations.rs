@@ -118,7 +118,7 @@ const MUTATIONS: &[Mutation] = &[
     mutation("codecs/bilevel.wgsl", "group & 3u", "group & 1u", "matvec", "bilevel3"),
     mutation("codecs/bilevel.wgsl", "(order >> 3u) & 7u", "(order >> 3u) & 3u", "gather", "bilevel3"),
     mutation("codecs/bilevel.wgsl", "i + 2u, f1.zero", "i + 2u, f0.zero", "matvec", "bilevel3"),
-    mutation("codecs/mixed.wgsl", "tables[at + 3u] + inside", "tables[at + 3u]", "matvec", "mixed 5/3/2"),
+    mutation("codecs/mixed.wgsl", "tables[2u + 3u * known]", "tables[2u]", "matvec", "mixed 5/3/2"),
     mutation(
         "codecs/mixed.wgsl",
         "vec2(word << 4u, word)",

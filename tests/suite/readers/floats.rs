@@ -1,7 +1,10 @@
 //! Weights of 8 and 4 bits that are floats: FP8, MXFP4, NVFP4, and the containers that hold them.
 
-use super::crafted::{Container, Crafted, FFN, HIDDEN, LAYERS, Weights, config, files, gguf, random};
+use super::crafted::{
+    Container, Crafted, FFN, HIDDEN, LAYERS, Weights, config, files, gguf, open_adapter, random,
+};
 use super::*;
+use halfbyte::checkpoint::lora::Adapter;
 use halfbyte::model::{CacheFormat, LoadOptions};
 use halfbyte::quant::WHOLE_ROW;
 use halfbyte::quant::activations::{ActivationScale, Activations};
@@ -264,26 +267,63 @@ fn gpt_oss_experts() {
     assert!(error.to_string().contains("missing expert 3"), "{error}");
 }
 
-/// A model runs on experts in MXFP4 as on the same weights in f32.
+/// An adapter of both parameters of three experts, of rank 2 and scale ½; `weights` of their modules get what it adds to
+/// them, by PEFT's formula: einsum("o r e, e r i -> e i o", B, A).
+fn adapter_of_experts(weights: &mut BTreeMap<String, Vec<f32>>) -> Adapter {
+    let rng = &mut StdRng::seed_from_u64(12);
+    let (count, rank) = (3, 2);
+    let experts = "model.layers.0.mlp.experts";
+    let mut file = Container::default();
+    for (name, inputs, outputs) in [("experts.base_layer", HIDDEN, 2 * FFN), ("experts", FFN, HIDDEN)] {
+        let (a, b) = (random(rng, count * rank * inputs), random(rng, outputs * rank * count));
+        let name = format!("base_model.model.model.layers.0.mlp.{name}");
+        file.floats(&format!("{name}.lora_A.weight"), &[count * rank, inputs], &a);
+        file.floats(&format!("{name}.lora_B.weight"), &[outputs, rank * count], &b);
+        for expert in 0..count {
+            for out in 0..outputs {
+                let (module, row) = match (inputs, out % 2) {
+                    (FFN, _) => ("down_proj", out),
+                    (_, 0) => ("gate_proj", out / 2),
+                    _ => ("up_proj", out / 2),
+                };
+                let weights = weights.get_mut(&format!("{experts}.{expert}.{module}")).unwrap();
+                for (i, w) in weights[row * inputs..][..inputs].iter_mut().enumerate() {
+                    let of = |j| b[(out * rank + j) * count + expert] * a[(expert * rank + j) * inputs + i];
+                    *w += 0.5 * (0..rank).map(of).sum::<f32>();
+                }
+            }
+        }
+    }
+    let config = r#"{"peft_type":"LORA","r":2,"lora_alpha":1,"target_parameters":["mlp.experts.down_proj","mlp.experts.gate_up_proj"]}"#;
+    open_adapter(config, file.bytes()).unwrap()
+}
+
+/// The configuration of three experts, and a file with their router.
+fn with_router(model: &Crafted) -> (String, Container) {
+    let rng = &mut StdRng::seed_from_u64(11);
+    let mut file = Container::default();
+    let head = u64::from_le_bytes(model.bytes[..8].try_into().unwrap()) as usize;
+    file.header = serde_json::from_slice(&model.bytes[8..8 + head]).unwrap();
+    file.data = model.bytes[8 + head..].to_vec();
+    file.floats("model.layers.0.mlp.router.weight", &[3, HIDDEN], &random(rng, 3 * HIDDEN));
+    file.floats("model.layers.0.mlp.router.bias", &[3], &random(rng, 3));
+    let experts = r#""model_type":"gpt_oss","num_local_experts":3,"num_experts_per_tok":2"#;
+    (model.config.replace(r#""model_type":"llama""#, experts), file)
+}
+
+/// A model runs on experts in MXFP4 as on the same weights in f32, and with an adapter as on their sum.
 #[test]
 fn gpt_oss_runs_on_its_experts() {
-    let (model, wanted) = experts(3);
-    let config = model.config.replace(
-        r#""model_type":"llama""#,
-        r#""model_type":"gpt_oss","num_local_experts":3,"num_experts_per_tok":2"#,
-    );
-    let logits = |dense: bool| {
-        let rng = &mut StdRng::seed_from_u64(11);
-        let mut file = Container::default();
-        let head = u64::from_le_bytes(model.bytes[..8].try_into().unwrap()) as usize;
-        file.header = serde_json::from_slice(&model.bytes[8..8 + head]).unwrap();
-        file.data = model.bytes[8 + head..].to_vec();
-        file.floats("model.layers.0.mlp.router.weight", &[3, HIDDEN], &random(rng, 3 * HIDDEN));
-        file.floats("model.layers.0.mlp.router.bias", &[3], &random(rng, 3));
-        if dense {
+    let (model, plain) = experts(3);
+    let mut adapted = plain.clone();
+    let adapter = adapter_of_experts(&mut adapted);
+    assert_ne!(plain, adapted);
+    let logits = |dense: Option<&BTreeMap<String, Vec<f32>>>, adapters: &[Adapter]| {
+        let (config, mut file) = with_router(&model);
+        if let Some(dense) = dense {
             let renamed = |(name, tensor): (String, _)| (name.replace("_proj_", "_unused_"), tensor);
             file.header = file.header.into_iter().map(renamed).collect();
-            for (name, values) in &wanted {
+            for (name, values) in dense {
                 match name.strip_suffix(".bias") {
                     Some(_) => file.floats(name, &[values.len()], values),
                     None if name.ends_with("down_proj") => {
@@ -294,16 +334,47 @@ fn gpt_oss_runs_on_its_experts() {
             }
         }
         let checkpoint = block_on(Checkpoint::from_files(files(&config, file.bytes()))).unwrap();
-        let options = LoadOptions { precision: CacheFormat::F32, context: Some(8), ..LoadOptions::default() };
+        let options = LoadOptions {
+            precision: CacheFormat::F32,
+            context: Some(8),
+            adapters: adapters.to_vec(),
+            ..LoadOptions::default()
+        };
         block_on(async {
             let model = Model::load(&Device::Cpu, &checkpoint, &options, |_| {}).await.unwrap();
             model.prefill(0, &[7, 5, 30]).await.unwrap();
             model.logits().await.unwrap()
         })
     };
-    let (packed, dense) = (logits(false), logits(true));
-    let error = relative_error(&packed, &dense);
-    assert!(error <= 1e-6, "off by {error:e}");
+    let adapter = [adapter];
+    let results = [(&plain, &[][..]), (&adapted, &adapter)].map(|(weights, adapters)| {
+        let (packed, dense) = (logits(None, adapters), logits(Some(weights), &[]));
+        let error = relative_error(&packed, &dense);
+        assert!(error <= 1e-6, "off by {error:e}");
+        dense
+    });
+    assert!(relative_error(&results[0], &results[1]) > 0.01, "the adapter does nothing");
+}
+
+/// Pairs of all experts that do not fit the model, or belong to a model that keeps them otherwise.
+#[test]
+fn adapters_of_other_experts_are_refused() {
+    let (model, mut weights) = experts(3);
+    let (gpt_oss, file) = with_router(&model);
+    let file = file.bytes();
+    for (config, size, rank, says) in [
+        (&model.config, FFN, 6, "expected gpt_oss, found llama"),
+        (&gpt_oss, FFN, 5, "expected a multiple of 3, found 5"),
+        (&gpt_oss, 32, 6, "shape mismatch for the LoRA of experts"),
+    ] {
+        let mut adapter = adapter_of_experts(&mut weights);
+        let term = adapter.modules.get_mut("model.layers.0.mlp.experts").unwrap();
+        (term.cols, term.rank) = (size, rank);
+        let checkpoint = block_on(Checkpoint::from_files(files(config, file.clone()))).unwrap();
+        let options = LoadOptions { adapters: vec![adapter], ..LoadOptions::default() };
+        let error = block_on(Model::load(&Device::Cpu, &checkpoint, &options, |_| {})).err().unwrap();
+        assert!(error.to_string().contains(says), "{error}");
+    }
 }
 
 /// Codes that are no numbers, in weights and in scales.
