@@ -1,7 +1,7 @@
 // y[t, row] (+)= Σ_k W[row, k]·x[t, k] + bias[row] for many tokens, without workgroup memory: a lane owns
-// BLOCK_ROWS rows, 8 apart (see lib/split.wgsl), and 8·EIGHTS tokens: a weight is decoded once for all of these tokens, an activation
-// loaded once for all of these rows. Compilers unroll loops over eight tokens, and no longer ones, and then keep the sums
-// in registers: hence the sums and activations of each eight have names of their own.
+// BLOCK_ROWS rows, 8 apart as in lib/split.wgsl, and 8·EIGHTS tokens: a weight is decoded once for all of these tokens, an
+// activation loaded once for all of these rows. Compilers unroll loops over eight tokens, and no longer ones, and then keep
+// the sums in registers: hence the sums and activations of each eight have names of their own.
 // x: [tokens, cols], y: [tokens, rows of the whole layer].
 // requires: codec, x source, lib/product.wgsl, lib/product_io.wgsl, lib/step.wgsl
 
