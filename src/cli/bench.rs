@@ -13,6 +13,7 @@ use halfbyte::gpu::Probe;
 use halfbyte::gpu::context::adapters;
 use halfbyte::model::{CacheFormat, LoadOptions};
 use halfbyte::{Device, Model};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -112,7 +113,7 @@ impl Compare {
             std::fs::write(file, page).with_context(|| format!("cannot write {}", file.display()))?;
         }
         let rows = rows(&reports);
-        print!("{}", if self.markdown { markdown(&rows) } else { table(&rows) });
+        write!(std::io::stdout(), "{}", if self.markdown { markdown(&rows) } else { table(&rows) })?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -280,12 +281,14 @@ impl Bench {
 
 /// What `--shape` and `--codec` may name.
 fn list() -> Result<ExitCode> {
-    println!("shapes: {}\n\ncodecs:", SHAPES.iter().map(|s| s.name).collect::<Vec<_>>().join(", "));
+    let mut out = std::io::stdout().lock();
+    let shapes: Vec<&str> = SHAPES.iter().map(|s| s.name).collect();
+    writeln!(out, "shapes: {}\n\ncodecs:", shapes.join(", "))?;
     for scheme in SCHEMES {
-        println!("  {:<12} {}", scheme.name, scheme.about);
+        writeln!(out, "  {:<12} {}", scheme.name, scheme.about)?;
     }
     let more = codec_names().into_iter().filter(|name| SCHEMES.iter().all(|s| s.name != *name));
-    println!("\nand, with embedding and head in f16: {}", more.collect::<Vec<_>>().join(", "));
+    writeln!(out, "\nand, with embedding and head in f16: {}", more.collect::<Vec<_>>().join(", "))?;
     Ok(ExitCode::SUCCESS)
 }
 
