@@ -13,7 +13,7 @@ use super::hf::{Keys, json};
 use super::tensor::{TensorInfo, Tensors, dims};
 use super::{Files, module_shape, safetensors};
 use crate::error::{Error, Result};
-use crate::model::{ARCHITECTURES, ModelConfig};
+use crate::model::{ARCHITECTURES, ModelConfig, architecture};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -211,11 +211,13 @@ fn all_experts(module: &str) -> Option<&str> {
 
 /// The terms of a layer's experts by their names, of the pair of one parameter.
 fn each_expert(module: &str, all: &LowRank, config: &ModelConfig) -> Result<Vec<(String, LowRank)>> {
-    let experts = config.experts.as_ref().filter(|_| config.architecture == "gpt_oss");
+    let whole = architecture(config).is_some_and(|a| a.whole_experts);
+    let experts = config.experts.as_ref().filter(|_| whole);
     let (Some(parent), Some(experts)) = (all_experts(module), experts) else {
         // transformers keeps those of other models the other way round, and PEFT has read them in both.
         let error = Error::unsupported("an adapter of a parameter that is all experts");
-        return Err(error.expected("gpt_oss").found(&config.architecture));
+        let names: Vec<&str> = ARCHITECTURES.iter().filter(|a| a.whole_experts).map(|a| a.name).collect();
+        return Err(error.expected(names.join(", ")).found(&config.architecture));
     };
     let (hidden, ffn, count) = (config.hidden, experts.ffn, experts.count);
     let names: &[&str] = match (all.rows, all.cols) {

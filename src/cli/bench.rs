@@ -170,9 +170,9 @@ impl Bench {
 
     /// Every shape with every codec.
     fn random(&self) -> impl Iterator<Item = (&str, &str)> {
-        let codecs = || self.codec.iter().map(String::as_str);
-        let codecs = move || codecs().chain(self.codec.is_empty().then_some("q4_0"));
-        self.shape.iter().flat_map(move |shape| codecs().map(move |codec| (shape.as_str(), codec)))
+        let named = self.codec.iter().map(String::as_str);
+        let codecs = named.chain(self.codec.is_empty().then_some("q4_0"));
+        self.shape.iter().flat_map(move |shape| codecs.clone().map(move |codec| (shape.as_str(), codec)))
     }
 
     async fn adapter(&self, device: &Device) -> Result<AdapterResult> {

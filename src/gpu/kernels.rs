@@ -136,10 +136,8 @@ impl Tuning {
             // One row a lane and few loads of x: what a CPU's vector units like.
             true => {
                 let x = XSource::of_software(capabilities);
-                // Small subgroups are those of SwiftShader, whose loops are not unrolled; GL's compilers take many
-                // seconds for a block of rows × tokens.
-                let small = x == XSource::Lane && capabilities.subgroups.is_some();
-                let prefill = if small || capabilities.gl { Spread::Tiles { high: 8 } } else { wide_rows(x) };
+                let prefill =
+                    if takes_blocks(capabilities) { wide_rows(x) } else { Spread::Tiles { high: 8 } };
                 Self { decode: Spread::Matvec { tiles: 4, split: 1, x }, fixed: None, prefill }
             }
             false => Self {
@@ -179,7 +177,9 @@ impl Tuning {
             }
             Spread::Tiles { .. } => true,
             Spread::Matrix { exact } => capabilities.matrix && exact != capabilities.half_prompts,
-            Spread::Rows { x, .. } => software && x == XSource::of_software(capabilities) && !capabilities.gl,
+            Spread::Rows { x, .. } => {
+                software && takes_blocks(capabilities) && x == XSource::of_software(capabilities)
+            }
         };
         let kind = |spread: &Spread| match spread {
             Spread::Matvec { .. } => 0,
@@ -202,6 +202,12 @@ fn has_fixed(capabilities: &Capabilities) -> bool {
     !capabilities.software
         && capabilities.dot4
         && capabilities.subgroups.is_some_and(|(smallest, _)| smallest >= 4)
+}
+
+/// Whether a CPU's compiler makes good code of a block of rows × tokens: GL's take many seconds for it, and small subgroups
+/// are those of SwiftShader, whose loops are not unrolled.
+fn takes_blocks(capabilities: &Capabilities) -> bool {
+    !capabilities.gl && (capabilities.subgroups.is_none() || has_wide_subgroups(capabilities))
 }
 
 /// Whether eight lanes can show each other what they loaded.

@@ -31,6 +31,8 @@ pub struct Architecture {
     pub sub_norms: bool,
     /// GGUF files have the halves of a head of q and k interleaved.
     pub gguf_interleaves: bool,
+    /// A layer's experts are parameters `[experts, in, out]`, outputs of gate and up in turn, which an adapter has as a whole.
+    pub whole_experts: bool,
     /// Which layers have the sliding window.
     pub windows: Windows,
     /// Pairs of the rotary embedding are neighbouring channels.
@@ -84,6 +86,7 @@ const LLAMA: Architecture = Architecture {
     qk_norms: false,
     sub_norms: false,
     gguf_interleaves: true,
+    whole_experts: false,
     windows: Windows::Never,
     interleaved_rope: false,
     partial_rope: false,
@@ -188,6 +191,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
         gguf: None,
         renamed: &[("mlp.router", "mlp.gate")],
         defaults: r#"{"sliding_window": 128, "swiglu_limit": 7.0, "norm_topk_prob": true}"#,
+        whole_experts: true,
         windows: Windows::AllBut(2),
         adds_bos: false,
         ..LLAMA
