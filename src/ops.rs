@@ -437,6 +437,11 @@ impl Op {
         match self {
             Op::Gather { table, out, .. } => check("embedding output", out, table.shape.cols),
             Op::RmsNorm { x, weight, out, .. } => {
+                if !x.cols.is_multiple_of(4) {
+                    return Err(Error::invalid("norm input")
+                        .expected("a multiple of 4 columns")
+                        .found(x.cols));
+                }
                 check("norm weight", weight, x.cols)?;
                 check("norm output", out, x.cols)
             }

@@ -432,7 +432,7 @@ async fn sparse(bench: &mut Bench) -> Result<f64> {
 
 async fn rms_norm(bench: &mut Bench) -> Result<f64> {
     let mut worst = 0f64;
-    let cols = bench.rng.random_range(5..2000);
+    let cols = 4 * bench.rng.random_range(2..1500);
     for (tokens, cols, head_first) in [(1, 4, 0), (3, cols, 0), (5, 1024, 2)] {
         let (x, weight) = (bench.random(tokens + head_first, cols)?, bench.random(1, cols)?);
         let out = bench.random(tokens, cols)?;

@@ -14,7 +14,9 @@ use std::sync::Arc;
 
 /// Values of the longest run: 16 KiB of f32.
 pub const MAX_RUN: usize = 4096;
-/// Rows of the largest mix; 172 suffice up to n = 65536.
+/// Of the longest that is mixed with others: a workgroup does a run, and a GPU likes many of them.
+const MIXED_RUN: usize = 512;
+/// Rows of the largest mix; 256 suffice up to n = 65536.
 pub const MAX_RUNS: usize = 1024;
 
 /// How an odd-sized factor is built.
@@ -89,6 +91,13 @@ pub struct Factor {
     pub power: usize,
 }
 
+impl Factor {
+    /// Values of a run.
+    fn run(self) -> usize {
+        if self.order == 1 && self.power <= MAX_RUN { self.power } else { self.power.min(MIXED_RUN) }
+    }
+}
+
 /// Splits `n` as QuIP# does.
 ///
 /// QuIP# tries its orders from the largest down and takes the first that divides `n`; what is left must be a
@@ -118,7 +127,7 @@ pub fn sizes(most: usize) -> Vec<usize> {
 
 /// (runs, values of a run) of every [`Plan`] up to size `most` that mixes its runs.
 pub fn mixes(most: usize) -> Vec<(usize, usize)> {
-    let factors = sizes(most).into_iter().filter_map(|n| factor(n).ok().map(|f| (n, f.power.min(MAX_RUN))));
+    let factors = sizes(most).into_iter().filter_map(|n| factor(n).ok().map(|f| (n, f.run())));
     factors.map(|(n, run)| (n / run, run)).filter(|&(runs, _)| runs > 1).collect()
 }
 
@@ -316,12 +325,12 @@ impl Mix {
 impl Plan {
     /// `H_n`, or its transpose: an orthogonal matrix either way, and each the inverse of the other.
     pub fn new(n: usize, transposed: bool) -> Result<Self> {
-        let Factor { order, power } = factor(n)?;
-        let run = power.min(MAX_RUN);
+        let factor @ Factor { order, power } = factor(n)?;
+        let run = factor.run();
         let (runs, rest) = (n / run, power / run);
         if runs > MAX_RUNS {
             return Err(Error::unsupported("size of a Hadamard transform")
-                .expected(format!("at most {MAX_RUNS} runs of {MAX_RUN} values"))
+                .expected(format!("at most {MAX_RUNS} runs of {run} values"))
                 .found(format!("{n} = {runs} runs of {run}")));
         }
         let mix = match matrix(order) {
@@ -340,8 +349,8 @@ impl Plan {
 
     /// `core ⊗ S / √(n/K)`, or its transpose.
     fn with_core(n: usize, core: &[f32], transposed: bool) -> Result<Self> {
-        let Factor { order, power } = core_factor(n, core)?;
-        let run = power.min(MAX_RUN);
+        let factor @ Factor { order, power } = core_factor(n, core)?;
+        let run = factor.run();
         let (runs, rest) = (n / run, power / run);
         if runs > MAX_RUNS {
             return Err(Error::unsupported("core of a Hadamard transform")
@@ -528,8 +537,7 @@ mod tests {
                 }
                 (None, Err(_)) => continue,
             }
-            let Factor { order, power } = factor(n).unwrap();
-            assert!(order * (power / power.min(MAX_RUN)) <= 172, "{n}");
+            assert!(n / factor(n).unwrap().run() <= 256, "{n}");
         }
     }
 
