@@ -1,18 +1,16 @@
 // Products of codecs/kquant.wgsl by packed dot products, where codes count as they are.
-// provides: Group, group_of, GROUP_UNITS, EVEN_ODD, dot32_fixed    requires: codecs/kquant.wgsl, lib/fixed.wgsl
+// provides: Group, group_of, SHARED_UNITS, dot_staged    requires: codecs/kquant.wgsl, lib/fixed.wgsl
 
 alias Group = u32; // scales change within a unit
 
-const GROUP_UNITS: u32 = 4u;
-const EVEN_ODD: bool = false;
+const SHARED_UNITS: u32 = 4u;
 
 fn group_of(row: u32, unit: u32) -> Group {
     return 0u;
 }
 
-fn dot32_fixed(row: u32, unit: u32, group: Group, x: Fixed32) -> f32 {
-    let q = Codes32(vec4(codes8(row, 4u * unit), codes8(row, 4u * unit + 1u)),
-                    vec4(codes8(row, 4u * unit + 2u), codes8(row, 4u * unit + 3u)));
+fn dot_staged(row: u32, unit: u32, group: Group, x: Staged) -> f32 {
+    let q = plane_codes(row, unit);
     let zero = f32(ZERO);
     if (GROUP == 32u) {
         let f = affine(row, unit);

@@ -72,13 +72,16 @@ fn decode8(row: u32, i: u32) -> Weights8 {
     return Weights8(levels4(word) * scale, levels4(word >> 4u) * scale);
 }
 
-fn dot32(row: u32, unit: u32, x: X32) -> f32 {
-    let w = codes[cell_index(row, unit, P.units)];
+// 32 codes times their scales · x.
+fn dot_scaled(w: vec4<u32>, scale: vec2<f32>, x: X32) -> f32 {
     let low = levels4(w.x) * x.a + levels4(w.x >> 4u) * x.b + levels4(w.y) * x.c + levels4(w.y >> 4u) * x.d;
     let high = levels4(w.z) * x.e + levels4(w.z >> 4u) * x.f + levels4(w.w) * x.g + levels4(w.w >> 4u) * x.h;
-    let scale = scales(row, unit);
     if (SCALES_A_UNIT == 2u) {
         return sum4(low) * scale.x + sum4(high) * scale.y;
     }
     return sum4(low + high) * scale.x;
+}
+
+fn dot32(row: u32, unit: u32, x: X32) -> f32 {
+    return dot_scaled(codes[cell_index(row, unit, P.units)], scales(row, unit), x);
 }

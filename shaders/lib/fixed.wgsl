@@ -1,12 +1,18 @@
 // Activations as integers: 32 neighbours share a power of two and have three signed bytes each, high·2¹⁶ + middle·2⁸ + low,
 // of 23 bits at most: as fine as f32's own. Their sums with integer weights are exact, by packed dot products.
-// provides: Codes32, Fixed32, fixed_dot, fixed_dot16, stage_fixed, fixed32
-// requires: lib/product.wgsl, x4, CHUNK (units at a time), LANES, EVEN_ODD (of eight activations the even ones first);
-// subgroups
+// provides: Codes32, nibble_codes, Staged, fixed_dot, fixed_dot16, stage_units, staged_unit
+// requires: lib/product.wgsl, x4, CHUNK (units at a time), LANES; subgroups
 
 // 32 neighbouring weights, signed bytes.
 struct Codes32 {
     a: vec4<u32>, b: vec4<u32>,
+}
+
+// Of four bits, in quads as in lib/nibbles.wgsl.
+fn nibble_codes(w: vec4<u32>) -> Codes32 {
+    let low = w & vec4(0x0f0f0f0fu);
+    let high = (w >> vec4(4u)) & vec4(0x0f0f0f0fu);
+    return Codes32(vec4(low.x, high.x, low.y, high.y), vec4(low.z, high.z, low.w, high.w));
 }
 
 // 16 neighbouring activations, four bytes a word.
@@ -15,7 +21,7 @@ struct Fixed16 {
     sum: f32, // Σx
 }
 
-struct Fixed32 {
+struct Staged {
     a: Fixed16, b: Fixed16,
     scale: f32, // what the integers are multiplied by
 }
@@ -34,7 +40,7 @@ fn joined(high: i32, middle: i32, low: i32) -> f32 {
 }
 
 // Σ q·x.
-fn fixed_dot(q: Codes32, x: Fixed32) -> f32 {
+fn fixed_dot(q: Codes32, x: Staged) -> f32 {
     return joined(integer_dot(q.a, x.a.high) + integer_dot(q.b, x.b.high),
                   integer_dot(q.a, x.a.middle) + integer_dot(q.b, x.b.middle),
                   integer_dot(q.a, x.a.low) + integer_dot(q.b, x.b.low)) * x.scale;
@@ -71,7 +77,7 @@ fn magnitudes(v: vec4<f32>) -> vec4<u32> {
 }
 
 // Units `first` and up of a token, all lanes together; neighbouring lanes must be neighbours in their subgroup.
-fn stage_fixed(token: u32, first: u32, index: u32) {
+fn stage_units(token: u32, first: u32, index: u32) {
     for (var begin = 0u; begin < 2u * CHUNK; begin += LANES) {
         let at = begin + index; // which half of a unit
         let j = 8u * first + 4u * at;
@@ -92,10 +98,7 @@ fn stage_fixed(token: u32, first: u32, index: u32) {
         let up = bitcast<f32>((275u - exponent) << 23u); // at most 2²²
         // What is not finite must not vanish in an integer.
         let down = bitcast<f32>(select((exponent - 21u) << 23u, 0x7fc00000u, largest >= 0x7f800000u));
-        var n = Integers16(integers(a, up), integers(b, up), integers(c, up), integers(d, up));
-        if (EVEN_ODD) {
-            n = Integers16(vec4(n.a.xz, n.b.xz), vec4(n.a.yw, n.b.yw), vec4(n.c.xz, n.d.xz), vec4(n.c.yw, n.d.yw));
-        }
+        let n = Integers16(integers(a, up), integers(b, up), integers(c, up), integers(d, up));
         let sums = n.a + n.b + n.c + n.d;
         let sum = i32(sums.x + sums.y + sums.z + sums.w - 16u * 0x8080u);
         if (at < 2u * CHUNK) {
@@ -112,9 +115,9 @@ fn stage_fixed(token: u32, first: u32, index: u32) {
 }
 
 // Of those that were staged.
-fn fixed32(unit: u32) -> Fixed32 {
+fn staged_unit(unit: u32) -> Staged {
     let at = 6u * unit;
-    return Fixed32(Fixed16(planes[at], planes[at + 2u], planes[at + 4u], half_sums[2u * unit]),
+    return Staged(Fixed16(planes[at], planes[at + 2u], planes[at + 4u], half_sums[2u * unit]),
                    Fixed16(planes[at + 1u], planes[at + 3u], planes[at + 5u], half_sums[2u * unit + 1u]),
                    factors[unit]);
 }

@@ -1,5 +1,5 @@
 // Reading the activations of a product as they are. x: [tokens, cols].
-// provides: x4, stage, norm_factor    requires: lib/product.wgsl, lib/product_out.wgsl, PERMUTED, RAGGED
+// provides: x4, norm_factor    requires: lib/product.wgsl, lib/product_out.wgsl, PERMUTED, RAGGED
 
 @group(0) @binding(4) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(7) var<storage, read> permutation: array<u32>;
@@ -28,11 +28,7 @@ fn x4(token: u32, j: u32) -> vec4<f32> {
     return within(x[at * P.x_stride + j], j);
 }
 
-// What the sums are to be multiplied by: kernels that keep x where it is ask before them, others after.
-fn stage(token: u32, lane: u32) -> f32 {
-    return 1.0;
-}
-
+// What the sums are to be multiplied by.
 fn norm_factor(lane: u32) -> f32 {
     return 1.0;
 }

@@ -1,10 +1,5 @@
 // 32 activations for every lane: each loads all of them.
-// provides: first_unit, x_rank, x32    requires: lib/product.wgsl, lib/product_io.wgsl
-
-// Where a lane begins that is one of several of its row.
-fn first_unit(share: u32) -> u32 {
-    return share;
-}
+// provides: x_rank, x32    requires: lib/product.wgsl, lib/product_io.wgsl
 
 fn x_rank() -> u32 {
     return 0u;

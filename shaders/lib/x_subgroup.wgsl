@@ -1,11 +1,6 @@
 // 32 activations for every lane: each of eight lanes loads four of them and shows them to its subgroup.
 // All lanes of a subgroup must be at the same token and unit; a subgroup has eight lanes or more.
-// provides: first_unit, x_rank, x32    requires: lib/product.wgsl, lib/product_io.wgsl
-
-// A row has one lane, so that all are at the same unit.
-fn first_unit(share: u32) -> u32 {
-    return 0u;
-}
+// provides: x_rank, x32    requires: lib/product.wgsl, lib/product_io.wgsl
 
 fn x_rank() -> u32 {
     return subgroupExclusiveAdd(1u);

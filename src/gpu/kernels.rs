@@ -69,23 +69,24 @@ pub(crate) fn codec_module(kernel: &'static str, codec: &dyn Codec) -> Module {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Spread {
-    /// One token: a lane works on `tiles` rows (even where the product is gated), `split` lanes share each of them.
-    Matvec { tiles: u32, split: u32, x: XSource },
-    /// One token by packed dot products, for codecs [of integers](Codec::fixed): `tiles` and `split` as there.
+    /// One token, on a CPU: a lane works on `tiles` rows (even where the product is gated).
+    Matvec { tiles: u32, x: XSource },
+    /// One token, x in workgroup memory: a lane works on `tiles` rows, `split` lanes share each of them.
+    Floats { tiles: u32, split: u32 },
+    /// The same with integers for packed dot products, for codecs [of integers](Codec::fixed).
     Fixed { tiles: u32, split: u32 },
-    /// Many tokens, by tiles of 64 rows × 4·`high` tokens in workgroup memory.
-    Tiles { high: u32 },
+    /// Many tokens, by tiles of 64 rows × 4·`high`·`wide` tokens in workgroup memory.
+    Tiles { high: u32, wide: u32 },
     /// Many tokens by matrix units, 128 rows × 128 tokens a workgroup; `exact`: as good as f32.
     Matrix { exact: bool },
     /// Many tokens: a lane owns `rows` rows × 8·`eights` tokens.
     Rows { rows: u32, eights: u32, x: XSource },
 }
 
-/// Lanes of a GPU that share a row of so many columns, in workgroups of at most so many: each has two units or more.
-fn lanes_a_row(cols: usize, invocations: u32) -> u32 {
+/// Lanes of a GPU that share an expert's row of so many columns: each has two units or more.
+fn lanes_a_row(cols: usize) -> u32 {
     let units = cols.div_ceil(UNIT);
-    let fits = |split: &u32| units >= 2 * *split as usize && TILE as u32 * split <= invocations;
-    [16u32, 8, 4, 2].into_iter().find(fits).unwrap_or(1)
+    [8u32, 4, 2].into_iter().find(|&split| units >= 2 * split as usize).unwrap_or(1)
 }
 
 /// How a lane comes by the activations that it shares with all lanes of its workgroup.
@@ -136,16 +137,19 @@ impl Tuning {
             // One row a lane and few loads of x: what a CPU's vector units like.
             true => {
                 let x = XSource::of_software(capabilities);
-                let prefill =
-                    if takes_blocks(capabilities) { wide_rows(x) } else { Spread::Tiles { high: 8 } };
-                Self { decode: Spread::Matvec { tiles: 4, split: 1, x }, fixed: None, prefill }
+                let prefill = if takes_blocks(capabilities) {
+                    wide_rows(x)
+                } else {
+                    Spread::Tiles { high: 8, wide: 1 }
+                };
+                Self { decode: Spread::Matvec { tiles: 4, x }, fixed: None, prefill }
             }
             false => Self {
-                decode: Spread::Matvec { tiles: 1, split: 16, x: XSource::Lane },
-                fixed: has_fixed(capabilities).then_some(Spread::Fixed { tiles: 2, split: 8 }),
+                decode: Spread::Floats { tiles: 1, split: 16 },
+                fixed: has_fixed(capabilities).then_some(Spread::Fixed { tiles: 4, split: 8 }),
                 prefill: match capabilities.matrix {
                     true => Spread::Matrix { exact: !capabilities.half_prompts },
-                    false => Spread::Tiles { high: 16 },
+                    false => Spread::Tiles { high: 16, wide: 1 },
                 },
             },
         }
@@ -156,7 +160,7 @@ impl Tuning {
     pub(crate) fn with(self, spread: Spread) -> Self {
         match spread {
             Spread::Fixed { .. } => Self { fixed: Some(spread), ..self },
-            Spread::Matvec { .. } => Self { decode: spread, ..self },
+            Spread::Matvec { .. } | Spread::Floats { .. } => Self { decode: spread, ..self },
             _ => Self { prefill: spread, ..self },
         }
     }
@@ -168,21 +172,20 @@ impl Tuning {
         let wide = has_wide_subgroups(capabilities);
         let (software, invocations) = (capabilities.software, capabilities.invocations);
         let fits = |spread: &Spread| match *spread {
-            Spread::Matvec { split: 1, x: XSource::Lane, .. } => software,
-            Spread::Matvec { split: 1, x: XSource::Subgroup, .. } => software && wide,
-            Spread::Matvec { split, .. } => !software && TILE as u32 * split <= invocations,
-            Spread::Fixed { tiles, split } => {
-                let room = fixed_bytes(tiles, split) <= capabilities.workgroup_bytes;
-                has_fixed(capabilities) && TILE as u32 * split <= invocations && room
+            Spread::Matvec { x, .. } => software && (wide || x == XSource::Lane),
+            Spread::Fixed { split, .. } | Spread::Floats { split, .. } => {
+                let room = spread.staged_bytes() <= capabilities.workgroup_bytes;
+                let suits = matches!(spread, Spread::Floats { .. }) || has_fixed(capabilities);
+                !software && suits && TILE as u32 * split <= invocations && room
             }
-            Spread::Tiles { .. } => true,
+            Spread::Tiles { wide, .. } => wide == 1 || !software,
             Spread::Matrix { exact } => capabilities.matrix && exact != capabilities.half_prompts,
             Spread::Rows { x, .. } => {
                 software && takes_blocks(capabilities) && x == XSource::of_software(capabilities)
             }
         };
         let kind = |spread: &Spread| match spread {
-            Spread::Matvec { .. } => 0,
+            Spread::Matvec { .. } | Spread::Floats { .. } => 0,
             Spread::Fixed { .. } => 1,
             _ => 2,
         };
@@ -260,20 +263,20 @@ const MATRIX_TABLES: u32 = MATRIX_BYTES - 4 * 128 * 10 * 8 - 4096;
 
 /// Words of four f16 that a token's activations are for them, of so many columns.
 fn halves_vecs(cols: usize) -> usize {
-    16 * cols.div_ceil(UNIT) + 1
+    2 * 8 * cols.div_ceil(UNIT).next_multiple_of(2) + 2
 }
 
 impl Spread {
     /// All that [`Spread::choose`] returns.
-    const ALL: [Self; 23] = [
-        Spread::Matvec { tiles: 1, split: 1, x: XSource::Lane },
-        Spread::Matvec { tiles: 4, split: 1, x: XSource::Lane },
-        Spread::Matvec { tiles: 1, split: 1, x: XSource::Subgroup },
-        Spread::Matvec { tiles: 4, split: 1, x: XSource::Subgroup },
-        Spread::Matvec { tiles: 1, split: 2, x: XSource::Lane },
-        Spread::Matvec { tiles: 1, split: 4, x: XSource::Lane },
-        Spread::Matvec { tiles: 1, split: 8, x: XSource::Lane },
-        Spread::Matvec { tiles: 1, split: 16, x: XSource::Lane },
+    const ALL: [Self; 24] = [
+        Spread::Matvec { tiles: 1, x: XSource::Lane },
+        Spread::Matvec { tiles: 4, x: XSource::Lane },
+        Spread::Matvec { tiles: 1, x: XSource::Subgroup },
+        Spread::Matvec { tiles: 4, x: XSource::Subgroup },
+        Spread::Floats { tiles: 1, split: 4 },
+        Spread::Floats { tiles: 1, split: 8 },
+        Spread::Floats { tiles: 1, split: 16 },
+        Spread::Floats { tiles: 1, split: 32 },
         Spread::Fixed { tiles: 1, split: 4 },
         Spread::Fixed { tiles: 1, split: 8 },
         Spread::Fixed { tiles: 1, split: 16 },
@@ -281,8 +284,9 @@ impl Spread {
         Spread::Fixed { tiles: 2, split: 8 },
         Spread::Fixed { tiles: 2, split: 16 },
         Spread::Fixed { tiles: 4, split: 8 },
-        Spread::Tiles { high: 8 },
-        Spread::Tiles { high: 16 },
+        Spread::Tiles { high: 8, wide: 1 },
+        Spread::Tiles { high: 16, wide: 1 },
+        Spread::Tiles { high: 16, wide: 2 },
         narrow_rows(XSource::Subgroup),
         wide_rows(XSource::Subgroup),
         narrow_rows(XSource::Lane),
@@ -292,14 +296,12 @@ impl Spread {
     ];
 
     /// Those of them that a norm before the product or a gated activation after it is tested with.
-    const FUSED: [Self; 9] = [
-        Spread::Matvec { tiles: 2, split: 1, x: XSource::Lane },
-        Spread::Matvec { tiles: 4, split: 1, x: XSource::Lane },
-        Spread::Matvec { tiles: 2, split: 2, x: XSource::Lane },
-        Spread::Matvec { tiles: 2, split: 4, x: XSource::Lane },
-        Spread::Matvec { tiles: 4, split: 1, x: XSource::Subgroup },
-        Spread::Matvec { tiles: 2, split: 8, x: XSource::Lane },
-        Spread::Matvec { tiles: 2, split: 16, x: XSource::Lane },
+    const FUSED: [Self; 7] = [
+        Spread::Matvec { tiles: 2, x: XSource::Lane },
+        Spread::Matvec { tiles: 4, x: XSource::Lane },
+        Spread::Matvec { tiles: 4, x: XSource::Subgroup },
+        Spread::Floats { tiles: 2, split: 8 },
+        Spread::Floats { tiles: 2, split: 16 },
         Spread::Fixed { tiles: 2, split: 8 },
         Spread::Fixed { tiles: 4, split: 8 },
     ];
@@ -315,44 +317,94 @@ impl Spread {
         let Tuning { decode, fixed, prefill } = Tuning::now(capabilities);
         if tokens >= MATMUL_FROM {
             return match prefill {
-                Spread::Tiles { high } => Spread::Tiles { high: if tokens <= 32 { 8 } else { high } },
+                Spread::Tiles { .. } if tokens <= 32 => Spread::Tiles { high: 8, wide: 1 },
+                Spread::Tiles { high, .. } if codec.workgroup_bytes() > prefill.tile_room() => {
+                    Spread::Tiles { high, wide: 1 }
+                }
                 Spread::Rows { x, .. } if shape.rows < wide_rows(x).block().0 => narrow_rows(x),
-                Spread::Matrix { .. } if !codec_suits(codec, prefill) => Spread::Tiles { high: 16 },
+                Spread::Matrix { .. } if !codec_suits(codec, prefill) => Spread::Tiles { high: 16, wide: 1 },
                 other => other,
             };
         }
         let least = if gated { 2 } else { 1 };
-        if let Some(Spread::Fixed { mut tiles, mut split }) = fixed.filter(|_| codec.fixed().is_some()) {
-            let fits = |tiles, split| {
-                let bytes = fixed_bytes(tiles, split) + codec.workgroup_bytes();
-                bytes <= capabilities.workgroup_bytes && TILE as u32 * split <= capabilities.invocations
-            };
-            // Enough workgroups for a large GPU, else more lanes in each; and four units for every lane.
-            while tiles > least && (shape.rows < 256 * TILE * tiles as usize || !fits(tiles, split)) {
-                tiles /= 2;
+        let fixed = fixed.filter(|_| codec.fixed().is_some());
+        if let Some(spread) = fixed.and_then(|spread| spread.staged(capabilities, codec, shape, least)) {
+            return spread;
+        }
+        match decode {
+            Spread::Matvec { tiles, x } => {
+                let tiles = if shape.rows >= TILE * tiles as usize { tiles } else { 1 };
+                Spread::Matvec { tiles: tiles.max(least), x }
             }
-            let tiles = tiles.max(least);
-            while shape.rows < 256 * TILE && split < 32 && fits(tiles, 2 * split) {
-                split *= 2;
-            }
-            while split > 4 && shape.cols < 4 * UNIT * split as usize {
-                split /= 2;
-            }
-            if fits(tiles, split) {
-                return Spread::Fixed { tiles, split };
+            other => {
+                let plain = Spread::Matvec { tiles: least, x: XSource::Lane };
+                other.staged(capabilities, codec, shape, least).unwrap_or(plain)
             }
         }
-        let Spread::Matvec { tiles, split, x } = decode else { return decode };
-        let tiles = if shape.rows >= TILE * tiles as usize { tiles } else { 1 };
-        let split = split.min(lanes_a_row(shape.cols, capabilities.invocations));
-        Spread::Matvec { tiles: tiles.max(least), split, x }
+    }
+
+    /// What suits a matrix best of the spreads with x in workgroup memory, `least` tiles or more; None: none has room.
+    fn staged(
+        self,
+        capabilities: &Capabilities,
+        codec: &dyn Codec,
+        shape: Shape,
+        least: u32,
+    ) -> Option<Self> {
+        let (Spread::Fixed { mut tiles, mut split } | Spread::Floats { mut tiles, mut split }) = self else {
+            return None;
+        };
+        let with = |tiles, split| match self {
+            Spread::Fixed { .. } => Spread::Fixed { tiles, split },
+            _ => Spread::Floats { tiles, split },
+        };
+        let fits = |tiles, split| {
+            let bytes = with(tiles, split).staged_bytes() + codec.workgroup_bytes();
+            bytes <= capabilities.workgroup_bytes && TILE as u32 * split <= capabilities.invocations
+        };
+        // Enough workgroups for a large GPU, else more lanes in each; four units for every lane or more, 64 or fewer.
+        while tiles > least && (shape.rows < 256 * TILE * tiles as usize || !fits(tiles, split)) {
+            tiles /= 2;
+        }
+        let tiles = tiles.max(least);
+        let few = shape.rows < 256 * TILE;
+        while (few && split < 32 || shape.cols > 64 * UNIT * split as usize) && fits(tiles, 2 * split) {
+            split *= 2;
+        }
+        while split > 4 && (shape.cols < 4 * UNIT * split as usize || !fits(tiles, split)) {
+            split /= 2;
+        }
+        fits(tiles, split).then(|| with(tiles, split))
+    }
+
+    /// Bytes of the least workgroup memory there is that tiles leave to a codec's tables.
+    fn tile_room(self) -> u32 {
+        let Spread::Tiles { high, wide } = self else { return FLOOR_BYTES };
+        FLOOR_BYTES - 16 * (64 * 5 + 16 * high * wide)
+    }
+
+    /// Bytes of workgroup memory of a matvec with x there, without its codec's tables, and with what a norm before it needs.
+    fn staged_bytes(self) -> u32 {
+        match self {
+            Spread::Fixed { tiles, split } => {
+                let lanes = TILE as u32 * split;
+                (6 * 16 + 12) * FIXED_UNITS + 4 * lanes * tiles + lanes + 4
+            }
+            Spread::Floats { tiles, split } => {
+                let lanes = TILE as u32 * split;
+                4 * UNIT as u32 * FLOAT_UNITS + 4 * lanes * tiles + 4 * lanes
+            }
+            _ => 0,
+        }
     }
 
     /// Rows and tokens that a workgroup works on.
     const fn block(self) -> (usize, u32) {
         match self {
-            Spread::Matvec { tiles, .. } | Spread::Fixed { tiles, .. } => (TILE * tiles as usize, 1),
-            Spread::Tiles { high } => (2 * TILE, 4 * high),
+            Spread::Matvec { tiles, .. } | Spread::Fixed { tiles, .. } | Spread::Floats { tiles, .. } => {
+                (TILE * tiles as usize, 1)
+            }
+            Spread::Tiles { high, wide } => (2 * TILE, 4 * high * wide),
             Spread::Matrix { .. } => (4 * TILE, 128),
             Spread::Rows { rows, eights, .. } => (TILE * rows as usize, 8 * eights),
         }
@@ -389,20 +441,9 @@ fn beyond_floor(lanes: u32) -> Option<u32> {
 /// Bytes of workgroup memory that WebGPU promises.
 const FLOOR_BYTES: u32 = Capabilities::FLOOR.workgroup_bytes;
 
-/// Units of x that a matvec by packed dot products has in workgroup memory.
+/// Units of x that a matvec has in workgroup memory, as integers and as floats.
 const FIXED_UNITS: u32 = 128;
-
-/// Bytes of its workgroup memory, without its codec's tables, and with what a norm before it needs.
-fn fixed_bytes(tiles: u32, split: u32) -> u32 {
-    let (x, lanes) = ((6 * 16 + 12) * FIXED_UNITS, TILE as u32 * split);
-    x + 4 * lanes * tiles + lanes + 4
-}
-
-/// Bytes of workgroup memory of a matvec, without its codec's tables.
-fn matvec_bytes(tiles: u32, split: u32, normed: Option<usize>) -> u32 {
-    let staged = normed.map_or(0, |cols| cols.next_multiple_of(UNIT) as u32 * 4 + 4 * TILE as u32 * split);
-    4 * TILE as u32 * split * tiles + staged
-}
+const FLOAT_UNITS: u32 = 64;
 
 impl ProductSlots {
     fn constants(self) -> [(&'static str, Constant); 3] {
@@ -429,46 +470,54 @@ impl ProductSlots {
     pub(crate) fn module(self, codec: &dyn Codec, spread: Spread) -> Module {
         let (kernel, file) = match spread {
             Spread::Matvec { .. } => ("matvec", "kernels/matvec.wgsl"),
-            Spread::Fixed { .. } => ("matvec_fixed", "kernels/matvec_fixed.wgsl"),
+            Spread::Floats { .. } | Spread::Fixed { .. } => ("matvec_staged", "kernels/matvec_staged.wgsl"),
             Spread::Tiles { .. } => ("matmul", "kernels/matmul.wgsl"),
             Spread::Matrix { .. } => ("matmul_matrix", "kernels/matmul_matrix.wgsl"),
             Spread::Rows { .. } => ("matmul_rows", "kernels/matmul_rows.wgsl"),
         };
-        let fixed = matches!(spread, Spread::Fixed { .. });
+        let staged = matches!(spread, Spread::Floats { .. } | Spread::Fixed { .. });
         let mut module = codec_module(kernel, codec);
         module.parts.extend(["lib/product_out.wgsl", file]);
         module.constants.extend(self.constants());
-        if self.normed.is_none() || fixed {
+        if self.normed.is_none() || staged {
             module.constants.push(("RAGGED", self.ragged.into()));
         }
-        module.parts.extend(match (self.normed, fixed) {
-            (None, _) if NATIVE && matches!(spread, Spread::Matrix { .. }) => &[][..],
+        module.parts.extend(match (self.normed, spread) {
+            (None, Spread::Matrix { .. }) if NATIVE => &[][..],
             (None, _) => &["lib/product_io.wgsl"],
-            (Some(_), true) => &["lib/product_io_squared.wgsl", "lib/reduce_subgroup.wgsl"],
-            (Some(_), false) => &["lib/product_io_normed.wgsl", "lib/reduce_workgroup.wgsl"],
+            (Some(_), Spread::Fixed { .. }) => &["lib/product_io_normed.wgsl", "lib/reduce_subgroup.wgsl"],
+            (Some(_), _) => &["lib/product_io_normed.wgsl", "lib/reduce_workgroup.wgsl"],
         });
         match spread {
-            Spread::Matvec { tiles, split, x } => {
-                if let Some(cols) = self.normed {
-                    let vecs = (cols.next_multiple_of(UNIT) / 4) as u32;
-                    let lanes = Constant::U32(TILE as u32 * split);
-                    module.constants.extend([("X_VECS", vecs.into()), ("LANES", lanes)]);
-                }
-                self.share_rows(&mut module, tiles, split, matvec_bytes(tiles, split, self.normed));
+            Spread::Matvec { tiles, x } => {
+                self.share_rows(&mut module, tiles, 1, 0);
                 x.link(&mut module);
             }
-            Spread::Fixed { tiles, split } => {
-                module.enable.push("subgroups");
+            Spread::Floats { tiles, split } | Spread::Fixed { tiles, split } => {
+                let chunk = match spread {
+                    Spread::Fixed { .. } => {
+                        module.enable.push("subgroups");
+                        module.parts.push("lib/fixed.wgsl");
+                        module.parts.extend(codec.fixed().unwrap_or_default());
+                        FIXED_UNITS
+                    }
+                    _ => {
+                        module.parts.extend(["lib/floats.wgsl", codec.floats()]);
+                        FLOAT_UNITS
+                    }
+                };
                 let lanes = Constant::U32(TILE as u32 * split);
-                module.constants.extend([("CHUNK", Constant::U32(FIXED_UNITS)), ("LANES", lanes)]);
-                module.parts.push("lib/fixed.wgsl");
-                module.parts.extend(codec.fixed());
-                let bytes = fixed_bytes(tiles, split);
+                module.constants.extend([("CHUNK", Constant::U32(chunk)), ("LANES", lanes)]);
+                let bytes = spread.staged_bytes();
                 self.share_rows(&mut module, tiles, split, bytes);
                 let beyond = bytes + codec.workgroup_bytes() > FLOOR_BYTES;
                 module.workgroup_bytes = beyond.then_some(2 * FLOOR_BYTES);
             }
-            Spread::Tiles { high } => module.constants.push(("HIGH", high.into())),
+            Spread::Tiles { high, wide } => {
+                module.constants.extend([("HIGH", Constant::U32(high)), ("WIDE", wide.into())]);
+                let beyond = codec.workgroup_bytes() > spread.tile_room();
+                module.workgroup_bytes = beyond.then_some(2 * FLOOR_BYTES);
+            }
             Spread::Matrix { exact } if NATIVE => {
                 module.constants.push(("EXACT", exact.into()));
                 module.enable.extend(["f16", "subgroups", "wgpu_cooperative_matrix"]);
@@ -482,7 +531,7 @@ impl ProductSlots {
                 x.link(&mut module);
             }
         }
-        if !matches!(spread, Spread::Matvec { .. } | Spread::Fixed { .. }) {
+        if !staged && !matches!(spread, Spread::Matvec { .. }) {
             module.constants.push(("HEAD", (self.rows == Rows::Head).into()));
             module.parts.push("lib/step.wgsl");
         }
@@ -920,7 +969,7 @@ pub(crate) fn argmax_module(capabilities: &Capabilities) -> Module {
 /// Power-of-two Hadamard transform of runs of `length`.
 pub(crate) fn butterfly_module(length: usize, before: bool, after: bool, add: bool) -> Module {
     let mut module = module("hadamard_butterfly", "kernels/hadamard_butterfly.wgsl");
-    let lanes = (length as u32 / 2).clamp(1, 256);
+    let lanes = (length as u32 / 4).clamp(1, 256);
     module.constants.extend([
         ("LENGTH", Constant::U32(length as u32)),
         ("LANES", lanes.into()),
@@ -967,18 +1016,13 @@ fn codec_buffers(part: &Part) -> Vec<(u32, &wgpu::Buffer)> {
     part.buffers().enumerate().map(|(i, b)| (i as u32, b)).collect()
 }
 
-/// Whether a decode step's product with `matrix` has room in workgroup memory for its activations, normed.
+/// Whether a decode step's product with `matrix` can norm its activations.
 pub(crate) fn normed_fits(matrix: &Matrix, capabilities: &Capabilities) -> bool {
-    let (codec, cols) = (&*matrix.codec, matrix.shape.cols);
-    cols.is_multiple_of(4)
-        && matrix.parts().iter().all(|part| match Spread::choose(capabilities, codec, part.shape, 1, true) {
-            Spread::Fixed { .. } => true,
-            Spread::Matvec { tiles, split, .. } => {
-                let bytes = matvec_bytes(tiles, split, Some(cols)) + codec.workgroup_bytes();
-                bytes <= capabilities.workgroup_bytes
-            }
-            _ => false,
-        })
+    let suits = |part: &Part| {
+        let spread = Spread::choose(capabilities, &*matrix.codec, part.shape, 1, true);
+        matches!(spread, Spread::Floats { .. } | Spread::Fixed { .. })
+    };
+    matrix.shape.cols.is_multiple_of(4) && matrix.parts().iter().all(suits)
 }
 
 /// Buffers that are bound where an op has none.
@@ -1071,11 +1115,7 @@ fn lower_one<'a>(
         Op::ExpertProduct { matrix, first, n, x, shared, permutation, bias, routes, out, offset, add } => {
             let codec = &*matrix.codec;
             for part in matrix.parts() {
-                let split = if capabilities.software {
-                    1
-                } else {
-                    lanes_a_row(part.shape.cols, Capabilities::FLOOR.invocations)
-                };
+                let split = if capabilities.software { 1 } else { lanes_a_row(part.shape.cols) };
                 let ragged = !part.shape.cols.is_multiple_of(UNIT);
                 let slots = [*add, bias.is_some(), permutation.is_some(), ragged];
                 let mut buffers = codec_buffers(part);
@@ -1484,7 +1524,7 @@ fn modules(every_slot: bool) -> Vec<Module> {
                 ProductSlots { add: added, biased, permuted, ragged: added, ..ProductSlots::plain(rows) };
             for spread in Spread::ALL.into_iter().filter(|&spread| codec_suits(codec, spread)) {
                 // A matvec is the same for head rows.
-                if rows == Rows::Tokens || !matches!(spread, Spread::Matvec { .. } | Spread::Fixed { .. }) {
+                if rows == Rows::Tokens || spread.block().1 > 1 {
                     add(format!("{} {rows:?} {spread:?}", slots.suffix()), slots.module(codec, spread));
                 }
             }
@@ -1512,7 +1552,10 @@ fn modules(every_slot: bool) -> Vec<Module> {
                 gated: gated.then_some(Activation::Silu),
                 ..ProductSlots::plain(Rows::Tokens)
             };
-            let suits = |&spread: &Spread| codec_suits(&*codec, spread) && (every_slot || i == 0);
+            let norms = |spread| !matches!(spread, Spread::Matvec { .. });
+            let suits = |&spread: &Spread| {
+                codec_suits(&*codec, spread) && (every_slot || i == 0) && (!normed || norms(spread))
+            };
             for spread in Spread::FUSED.into_iter().filter(suits) {
                 add(format!("{} {spread:?}", slots.suffix()), slots.module(&*codec, spread));
             }

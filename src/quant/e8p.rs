@@ -20,7 +20,7 @@ use std::sync::{Arc, LazyLock};
 pub static FAMILY: Family = Family {
     name: "e8p12",
     about: "2-bit lattice codes, 16 bits for 8 weights, with residual codes for 3 and 4 bits (QuIP#)",
-    wgsl: &["codecs/e8p12.wgsl"],
+    wgsl: &["codecs/e8p12.wgsl", "lib/nibbles.wgsl"],
     samples: || {
         let residuals = [None, Some(Residual::RVQ3B), Some(Residual::RVQ4B)];
         residuals.into_iter().map(|residual| E8p12::new(residual) as _).collect()
@@ -93,9 +93,21 @@ static ROWS: LazyLock<[u32; 256]> = LazyLock::new(|| {
     rows
 });
 
-/// Both tables, for codecs that look up in both.
-static BOTH_ROWS: LazyLock<[u32; 512]> =
-    LazyLock::new(|| std::array::from_fn(|i| if i < 256 { ROWS[i] } else { E8_ROWS[i - 256] }));
+/// What shaders look up: words of eight nibbles q, dimension d in nibble d / 4 of byte d % 4. The word of a row and that
+/// of a byte of signs (256 each) make the weights q/2 − 3¾ by exclusive or: a row's nibbles are even, and turning the
+/// upper three bits of one negates what the lowest, the shift, is added to. 256 points of the 8-bit plane follow, q/2 − 4.
+static WORDS: LazyLock<[u32; 768]> = LazyLock::new(|| {
+    let word =
+        |nibble: &dyn Fn(usize) -> u32| (0..8).fold(0, |word, d| word | nibble(d) << (d % 4 * 8 + d / 4 * 4));
+    std::array::from_fn(|i| match (i / 256, i % 256) {
+        (0, row) => word(&|d| (ROWS[row] >> (4 * d) & 15) - 1),
+        (1, signs) => {
+            let odd = signs.count_ones() & 1;
+            word(&|d| (1 - odd) | if negative(signs as u32 ^ odd, d) { 14 } else { 0 })
+        }
+        (_, point) => word(&|d| E8_ROWS[point] >> (4 * d) & 15),
+    })
+});
 
 /// The 256 points of the 8-bit plane, in the same form: integers in lexicographic order, halves likewise, then 2e_i
 /// and −2e_i but for the last.
@@ -114,12 +126,17 @@ static E8_ROWS: LazyLock<[u32; 256]> = LazyLock::new(|| {
     rows
 });
 
+/// Whether signs turn a dimension.
+fn negative(signs: u32, dimension: usize) -> bool {
+    signs >> (dimension / 2 + dimension % 2 * 4) & 1 == 1
+}
+
 /// The point of a code of the 8-bit plane.
 pub fn decode_e8(code: u8) -> [f32; 8] {
     std::array::from_fn(|d| ((E8_ROWS[code as usize] >> (4 * d) & 15) as f32 - 8.0) / 2.0)
 }
 
-/// The weights of one code; the shader does the same four dimensions at a time.
+/// The weights of one code.
 pub fn decode(code: u16) -> [f32; 8] {
     let row = ROWS[code as usize >> 8];
     let parity = (code & 0xff).count_ones() as u16 & 1;
@@ -127,8 +144,7 @@ pub fn decode(code: u16) -> [f32; 8] {
     let shift = if parity == 0 { 0.25 } else { -0.25 };
     std::array::from_fn(|d| {
         let v = ((row >> (4 * d) & 15) as f32 - 8.0) / 2.0;
-        let bit = d / 2 + d % 2 * 4;
-        (if signs >> bit & 1 == 0 { v } else { -v }) + shift
+        (if negative(signs.into(), d) { -v } else { v }) + shift
     })
 }
 
@@ -174,16 +190,16 @@ impl Codec for E8p12 {
         sections
     }
 
-    /// The 256 rows, a nibble a dimension: 2 v_i + 8; then those of the 8-bit plane.
+    /// [`WORDS`], those of the 8-bit plane where they are needed.
     fn codebook(&self) -> &'static [u32] {
         match self.residual {
-            Some(Residual { plane: Plane::E8, .. }) => &*BOTH_ROWS,
-            _ => &*ROWS,
+            Some(Residual { plane: Plane::E8, .. }) => &*WORDS,
+            _ => &WORDS[..512],
         }
     }
 
-    fn fixed(&self) -> Option<&'static str> {
-        Some("codecs/e8p12_fixed.wgsl")
+    fn fixed(&self) -> Option<&'static [&'static str]> {
+        Some(&["codecs/e8p12_fixed.wgsl"])
     }
 
     fn workgroup_bytes(&self) -> u32 {
@@ -195,7 +211,7 @@ impl Codec for E8p12 {
         vec![
             ("RESIDUAL_BITS", self.residual_bits()),
             ("RESIDUAL_FACTOR", factor.to_bits()),
-            ("TABLE_ROWS", self.codebook().len() as u32),
+            ("TABLE_WORDS", self.codebook().len() as u32),
         ]
     }
 
@@ -296,20 +312,19 @@ mod tests {
         }
     }
 
-    /// What four dimensions at a time in a word give is what one at a time gives.
+    /// Two words of the shader's and an exclusive or give what one dimension at a time gives.
     #[test]
-    fn the_shaders_arithmetic_is_exact() {
-        let spread = |bits: u32| bits.wrapping_mul(0x0020_4081) & 0x0101_0101;
+    fn the_shaders_words_are_exact() {
+        let nibble = |word: u32, d: usize| (word >> (d % 4 * 8 + d / 4 * 4) & 15) as f32;
         for code in 0..=u16::MAX {
-            let (row, signs) = (ROWS[code as usize >> 8], code as u32 & 0xff);
-            let odd = signs.count_ones() & 1;
-            let (low, high) = (spread((signs ^ odd) & 15), spread(signs >> 4));
-            let even_dims = ((row & 0x0f0f_0f0f) ^ (low * 15)) + low;
-            let odd_dims = ((row >> 4 & 0x0f0f_0f0f) ^ (high * 15)) + high;
+            let word = WORDS[code as usize >> 8] ^ WORDS[256 + (code as usize & 255)];
             for (d, weight) in decode(code).into_iter().enumerate() {
-                let byte = if d % 2 == 0 { even_dims } else { odd_dims }.to_le_bytes()[d / 2];
-                assert_eq!(byte as f32 * 0.5 - 3.75 - 0.5 * odd as f32, weight, "{code:#06x}[{d}]");
+                assert_eq!(nibble(word, d) * 0.5 - 3.75, weight, "{code:#06x}[{d}]");
             }
+        }
+        for code in 0..=255 {
+            let word = WORDS[512 + code as usize];
+            assert_eq!(decode_e8(code), std::array::from_fn(|d| nibble(word, d) * 0.5 - 4.0), "{code:#04x}");
         }
     }
 
@@ -422,28 +437,5 @@ mod tests {
             }
             assert_eq!(first, rows);
         }
-    }
-
-    #[test]
-    fn the_shader_part_is_valid() {
-        let stub = "
-            @group(0) @binding(4) var<storage, read_write> y: array<f32>;
-            @compute @workgroup_size(64) fn main(@builtin(local_invocation_index) lane: u32) {
-                prepare(lane, 64u);
-                workgroupBarrier();
-                let w = decode8(lane, 1u);
-                let x = X32(w.a, w.b, w.a, w.b, w.a, w.b, w.a, w.b);
-                y[lane] = dot32(lane, 0u, x);
-            }
-        ";
-        let product = include_str!("../../shaders/lib/product.wgsl");
-        let codec = include_str!("../../shaders/codecs/e8p12.wgsl");
-        let residual = E8p12::new(Some(Residual::RVQ3B));
-        let constants = residual.constants();
-        let header: String = constants.iter().map(|(name, v)| format!("const {name}: u32 = {v}u;")).collect();
-        let source = format!("{header}{stub}{product}{codec}");
-        let module = naga::front::wgsl::parse_str(&source).map_err(|e| e.emit_to_string(&source)).unwrap();
-        let (flags, floor) = (naga::valid::ValidationFlags::all(), naga::valid::Capabilities::empty());
-        naga::valid::Validator::new(flags, floor).validate(&module).unwrap();
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub static FAMILY: Family = Family {
     name: "int",
     about: "integers of 1-8 bits in groups, symmetric, with zero points or minima",
-    wgsl: &["codecs/int.wgsl", "lib/planes.wgsl"],
+    wgsl: &["codecs/int.wgsl", "lib/planes.wgsl", "lib/nibbles.wgsl"],
     samples,
 };
 
@@ -215,9 +215,10 @@ impl Codec for Int {
             && matches!(self.offset, Offset::Symmetric(zero) if self.bits < 8 || zero == 128)
     }
 
-    fn fixed(&self) -> Option<&'static str> {
+    fn fixed(&self) -> Option<&'static [&'static str]> {
         // A unit must have one scale.
-        (self.group == WHOLE_ROW || self.group.is_multiple_of(super::UNIT)).then_some("codecs/int_fixed.wgsl")
+        let suits = self.group == WHOLE_ROW || self.group.is_multiple_of(super::UNIT);
+        suits.then_some(&["codecs/int_fixed.wgsl", "lib/plane_codes.wgsl"])
     }
 
     #[cfg(not(target_arch = "wasm32"))]

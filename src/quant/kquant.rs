@@ -168,8 +168,9 @@ impl Codec for KQuant {
         }
     }
 
-    fn fixed(&self) -> Option<&'static str> {
-        (!matches!(self.offset, Offset::Levels { .. })).then_some("codecs/kquant_fixed.wgsl")
+    fn fixed(&self) -> Option<&'static [&'static str]> {
+        let integers = !matches!(self.offset, Offset::Levels { .. });
+        integers.then_some(&["codecs/kquant_fixed.wgsl", "lib/plane_codes.wgsl"])
     }
 
     fn fuse(&self, parts: &[(&dyn Codec, usize)]) -> Option<Arc<dyn Codec>> {

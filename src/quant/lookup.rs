@@ -259,6 +259,10 @@ impl Codec for Lookup {
         }
     }
 
+    fn floats(&self) -> &'static str {
+        "codecs/lookup_floats.wgsl"
+    }
+
     #[cfg(not(target_arch = "wasm32"))]
     fn halves(&self) -> Option<&'static str> {
         (self.scales != Scales::Float(Kind::E4m3)).then_some(super::DECODED_HALVES)

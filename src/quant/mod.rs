@@ -320,9 +320,14 @@ pub trait Codec: Debug + Send + Sync + 'static {
         false
     }
 
-    /// The WGSL part with `group_of` and `dot32_fixed`, where weights are integers of 8 bits times a scale: for products
+    /// The WGSL part with `group_of` and `dot_staged` for floats.
+    fn floats(&self) -> &'static str {
+        "lib/floats_dot.wgsl"
+    }
+
+    /// The WGSL parts with `group_of` and `dot_staged`, where weights are integers of 8 bits times a scale: for products
     /// with activations of 24 bits.
-    fn fixed(&self) -> Option<&'static str> {
+    fn fixed(&self) -> Option<&'static [&'static str]> {
         None
     }
 

@@ -1,12 +1,11 @@
-// y[t, row] (+)= Σ_k W[row, k]·x[t, k] + bias[row] by packed dot products: what kernels/matvec.wgsl computes, where weights
-// are integers times a scale. A lane owns TILES rows; SPLIT lanes share a row; CHUNK units of x at a time are integers in
-// workgroup memory.
+// y[t, row] (+)= Σ_k W[row, k]·x[t, k] + bias[row] on a GPU: CHUNK units of x at a time come to workgroup memory, as floats
+// or as integers for packed dot products. A lane owns TILES rows; SPLIT lanes share a row.
 // x: [tokens, cols], y: [tokens, rows of the whole layer]; one token an id.y of the grid.
-// requires: codec with group_of and dot32_fixed, lib/fixed.wgsl, lib/product.wgsl, lib/product_io.wgsl or
-// lib/product_io_squared.wgsl, lib/product_out.wgsl, lib/rows_plain.wgsl or lib/rows_gated.wgsl, lib/split.wgsl
+// requires: lib/floats.wgsl or lib/fixed.wgsl; codec with group_of and dot_staged for it; lib/product.wgsl, lib/product_io.wgsl
+// or lib/product_io_normed.wgsl, lib/product_out.wgsl, lib/rows_plain.wgsl or lib/rows_gated.wgsl, lib/split.wgsl
 
 // Units of four in a row that surely share a group.
-const SHARING: u32 = select(select(1u, 2u, GROUP_UNITS % 2u == 0u), 4u, GROUP_UNITS % 4u == 0u);
+const SHARING: u32 = select(select(1u, 2u, SHARED_UNITS % 2u == 0u), 4u, SHARED_UNITS % 4u == 0u);
 
 // Scales of the rows of a lane.
 struct Groups {
@@ -30,15 +29,15 @@ fn groups_of(rows: vec4<u32>, unit: u32) -> Groups {
 // Adds unit first + i; beyond the last one x is 0.
 fn add_unit(sums: vec4<f32>, rows: vec4<u32>, first: u32, i: u32, groups: Groups) -> vec4<f32> {
     let unit = min(first + i, P.units - 1u);
-    let x = fixed32(i);
+    let x = staged_unit(i);
     var all = sums;
-    all.x += dot32_fixed(rows.x, unit, groups.a, x);
+    all.x += dot_staged(rows.x, unit, groups.a, x);
     if (TILES > 1u) {
-        all.y += dot32_fixed(rows.y, unit, groups.b, x);
+        all.y += dot_staged(rows.y, unit, groups.b, x);
     }
     if (TILES > 2u) {
-        all.z += dot32_fixed(rows.z, unit, groups.c, x);
-        all.w += dot32_fixed(rows.w, unit, groups.d, x);
+        all.z += dot_staged(rows.z, unit, groups.c, x);
+        all.w += dot_staged(rows.w, unit, groups.d, x);
     }
     return all;
 }
@@ -55,7 +54,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     var sums = vec4(0.0);
     for (var first = 0u; first < P.units; first += CHUNK) {
         workgroupBarrier();
-        stage_fixed(token, first, index);
+        stage_units(token, first, index);
         workgroupBarrier();
         for (var i = 4u * lane.y; i < min(CHUNK, P.units - first); i += 4u * SPLIT) {
             var groups = groups_of(rows, first + i);
