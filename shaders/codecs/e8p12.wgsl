@@ -62,9 +62,16 @@ fn rest4(row: u32, unit: u32) -> vec4<u32> {
     return vec4(rest_word(r.x), rest_word(r.y), rest_word(r.z), rest_word(r.w));
 }
 
+// Half of each byte less a multiple of a quarter: in the last bits of the mantissa of 2²¹ are quarters, and a compiler may
+// reorder sums.
+fn halved4(bytes: u32, less: f32) -> vec4<f32> {
+    let quarters = (vec4(bytes << 1u) >> vec4(0u, 8u, 16u, 24u)) & vec4(0xffu);
+    return bitcast<vec4<f32>>(quarters | vec4(0x4a000000u)) - (2097152.0 + less);
+}
+
 // Eight weights of a word.
 fn halved(word: u32, less: f32) -> Weights8 {
-    return Weights8(bytes4(word & 0x0f0f0f0fu, 0.0) * 0.5 - less, bytes4((word >> 4u) & 0x0f0f0f0fu, 0.0) * 0.5 - less);
+    return Weights8(halved4(word & 0x0f0f0f0fu, less), halved4((word >> 4u) & 0x0f0f0f0fu, less));
 }
 
 fn decode8(row: u32, i: u32) -> Weights8 {

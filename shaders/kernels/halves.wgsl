@@ -1,7 +1,6 @@
 // Activations for matrix units, in f16: x·2^-shift = high + low, with a shift a token such that its largest number is
 // below 2¹⁵; both halves together are as fine as f32. A workgroup a token.
-// x: [tokens, cols]; halves: of a token high ones and low ones, zero up to an even number of units, as vec4s; then
-// (shift, 0, 0, 0) and a vec4 of nothing.
+// x: [tokens, cols]; halves: [tokens, 16·units + 2] of four: high, low, then (shift, 0, 0, 0) and nothing.
 // requires: lib/product.wgsl, lib/product_io.wgsl, lib/product_out.wgsl, lib/nearest_half.wgsl
 
 @group(0) @binding(9) var<storage, read_write> halves: array<vec4<f16>>;
@@ -17,7 +16,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     workgroupBarrier();
     let vecs = 8u * P.units;
-    let padded = (P.units + 1u) / 2u * 16u;
     var most = vec4(0u);
     for (var j = lane; j < vecs; j += 128u) {
         most = max(most, bitcast<vec4<u32>>(x4(token, j)) & vec4(0x7fffffffu));
@@ -27,19 +25,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let found = atomicLoad(&largest);
     let exponent = clamp(found >> 23u, 15u, 254u);
     let up = bitcast<f32>((268u - exponent) << 23u);
-    let first = token * (2u * padded + 2u);
-    for (var j = lane; j < padded; j += 128u) {
-        var v = vec4(0.0);
-        if (j < vecs) {
-            v = x4(token, j) * up;
-        }
+    let first = token * (2u * vecs + 2u);
+    for (var j = lane; j < vecs; j += 128u) {
+        let v = x4(token, j) * up;
         let high = nearest_half(v);
         halves[first + j] = vec4<f16>(high);
-        halves[first + padded + j] = vec4<f16>(v - high);
+        halves[first + vecs + j] = vec4<f16>(v - high);
     }
     if (lane == 0u) {
         // A shift of 1000: something was not finite.
         let shift = select(i32(exponent) - 141, 1000, found >= 0x7f800000u);
-        halves[first + 2u * padded] = vec4<f16>(f16(shift), 0.0h, 0.0h, 0.0h);
+        halves[first + 2u * vecs] = vec4<f16>(f16(shift), 0.0h, 0.0h, 0.0h);
     }
 }

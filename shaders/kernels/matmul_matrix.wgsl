@@ -1,29 +1,18 @@
 // y[t, row] (+)= Σ_k W[row, k]·x[t, k] + bias[row] for many tokens by matrix units: 128 rows × 128 tokens a workgroup, every
-// weight decoded once into workgroup memory, UNITS units of 32 columns at a time; each of eight subgroups of 32 lanes sums
+// weight decoded once into workgroup memory, a unit of 32 columns at a time; each of eight subgroups of 32 lanes sums
 // 32 × 64 in eight matrices of f32. EXACT: weights and activations are two f16 each, high + low, and three products as
-// good as f32; else the high ones alone. While it multiplies, the next units are on their way.
+// good as f32; else the high ones alone. While it multiplies, the next unit is on its way.
 // x_halves: as kernels/halves.wgsl leaves them; y: [tokens, rows of the whole layer].
-// provides: Halves8, UP    requires: codec, halves8 (lib/halves_decoded.wgsl or a codec's own), lib/product.wgsl,
+// requires: codec, halves8 (lib/halves_decoded.wgsl or a codec's own), lib/matrix.wgsl, lib/product.wgsl,
 // lib/product_out.wgsl, lib/step.wgsl; wgpu's cooperative matrices (not in browsers)
 
-@group(0) @binding(4) var<storage, read> x_halves: array<vec4<f16>>;
-
-const UNITS: u32 = select(2u, 1u, EXACT); // what there is room for
-const PITCH: u32 = 8u * UNITS + 2u; // vec4s between rows of a tile: two to spread the banks
-const LOW_VECS: u32 = select(1u, 128u * PITCH, EXACT);
-const UP: f32 = 256.0; // of weights, so that their low halves are normal numbers
+const PITCH: u32 = 10u; // vec4s between rows of a tile: 8 and two to spread the banks
 const TABLE_ROOM: u32 = 4096u; // bytes of workgroup memory that the codec may take
 var<workgroup> w_high: array<vec4<f16>, 128u * PITCH>;
-var<workgroup> w_low: array<vec4<f16>, LOW_VECS>;
+var<workgroup> w_low: array<vec4<f16>, 128u * PITCH>;
 var<workgroup> x_high: array<vec4<f16>, 128u * PITCH>;
-var<workgroup> x_low: array<vec4<f16>, LOW_VECS>;
+var<workgroup> x_low: array<vec4<f16>, 128u * PITCH>;
 var<workgroup> results: array<f32, 1024>; // 16 × 16 of four subgroups
-
-// Eight neighbouring weights, times UP: high + low.
-struct Halves8 {
-    high_a: vec4<f16>, high_b: vec4<f16>,
-    low_a: vec4<f16>, low_b: vec4<f16>,
-}
 
 fn place_weights(at: u32, w: Halves8) {
     w_high[at] = w.high_a;
@@ -32,58 +21,6 @@ fn place_weights(at: u32, w: Halves8) {
         w_low[at] = w.low_a;
         w_low[at + 1u] = w.low_b;
     }
-}
-
-// vec4s of a token's high halves, or of its low ones: whole steps.
-fn half_vecs() -> u32 {
-    return (P.units + 1u) / 2u * 16u;
-}
-
-// What a token's sums are to be multiplied by.
-fn factor(token: u32) -> f32 {
-    let shift = i32(x_halves[token * (2u * half_vecs() + 2u) + 2u * half_vecs()].x);
-    return bitcast<f32>(select(u32(shift + 127) << 23u, 0x7fc00000u, shift == 1000)) / UP;
-}
-
-// Two neighbouring vec4s.
-struct Pair {
-    a: vec4<f16>, b: vec4<f16>,
-}
-
-fn x_pair(at: u32) -> Pair {
-    return Pair(x_halves[at], x_halves[at + 1u]);
-}
-
-fn place_high(at: u32, x: Pair) {
-    x_high[at] = x.a;
-    x_high[at + 1u] = x.b;
-}
-
-fn place_low(at: u32, x: Pair) {
-    x_low[at] = x.a;
-    x_low[at + 1u] = x.b;
-}
-
-// This lane's octets of weights: half a unit where EXACT, else a unit of its own.
-struct Octets {
-    a: Halves8, b: Halves8, c: Halves8, d: Halves8,
-}
-
-fn octets(row: u32, first_unit: u32, share: u32) -> Octets {
-    var w: Octets;
-    if (EXACT) {
-        let octet = 4u * first_unit + 2u * share;
-        w.a = halves8(row, octet);
-        w.b = halves8(row, octet + 1u);
-    } else {
-        // Beyond the last unit activations are zero.
-        let octet = 4u * min(first_unit + share, P.units - 1u);
-        w.a = halves8(row, octet);
-        w.b = halves8(row, octet + 1u);
-        w.c = halves8(row, octet + 2u);
-        w.d = halves8(row, octet + 3u);
-    }
-    return w;
 }
 
 // A matrix of four subgroups from `results` to y, all lanes together: lanes of an eighth write half of one.
@@ -117,47 +54,53 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var c_11 = coop_mat16x16<f32, C>();
     var c_12 = coop_mat16x16<f32, C>();
     var c_13 = coop_mat16x16<f32, C>();
-    // This lane's share of filling the tiles: 16·UNITS columns of a row; and two vec4s of tokens `apart`.
+    // This lane's share of filling the tiles: 16 columns of a row, and four columns of four tokens, 32 apart.
     let w_row = min(first_row + index % 128u, P.padded_rows - 1u);
-    let share = index / 128u;
-    let w_at = index % 128u * PITCH + share * (4u * UNITS);
-    let low = half_vecs();
-    let column = index % (4u * UNITS) * 2u;
-    let x_token = index / (4u * UNITS);
-    let x_at = x_token * PITCH + column;
-    let apart = 64u / UNITS;
-    let tokens = min(vec4(first_token + x_token) + vec4(0u, apart, 2u * apart, 3u * apart), vec4(token_end - 1u))
-        * (2u * low + 2u) + column;
-    // Two passes of high and low ones, or four of high ones.
-    let source = select(tokens, vec4(tokens.xy, tokens.xy + low), EXACT);
-    let steps = (P.units + UNITS - 1u) / UNITS;
-    var w = octets(w_row, 0u, share);
-    var x_0 = x_pair(source.x);
-    var x_1 = x_pair(source.y);
-    var x_2 = x_pair(source.z);
-    var x_3 = x_pair(source.w);
-    for (var i = 1u; i <= steps; i++) {
-        place_weights(w_at, w.a);
-        place_weights(w_at + 2u, w.b);
-        place_high(x_at, x_0);
-        place_high(x_at + apart * PITCH, x_1);
+    let octet = index / 128u * 2u;
+    let w_at = index % 128u * PITCH + 2u * octet;
+    let stride = 16u * P.units + 2u;
+    let low = 8u * P.units;
+    let column = index & 7u;
+    let x_at = index / 8u * PITCH + column;
+    let tokens = min(vec4(first_token + index / 8u) + vec4(0u, 32u, 64u, 96u), vec4(token_end - 1u)) * stride + column;
+    var w_0 = halves8(w_row, octet);
+    var w_1 = halves8(w_row, octet + 1u);
+    var high_0 = x_halves[tokens.x];
+    var high_1 = x_halves[tokens.y];
+    var high_2 = x_halves[tokens.z];
+    var high_3 = x_halves[tokens.w];
+    var low_0 = x_halves[tokens.x + low];
+    var low_1 = x_halves[tokens.y + low];
+    var low_2 = x_halves[tokens.z + low];
+    var low_3 = x_halves[tokens.w + low];
+    for (var i = 1u; i <= P.units; i++) {
+        place_weights(w_at, w_0);
+        place_weights(w_at + 2u, w_1);
+        x_high[x_at + 0u * PITCH] = high_0;
+        x_high[x_at + 32u * PITCH] = high_1;
+        x_high[x_at + 64u * PITCH] = high_2;
+        x_high[x_at + 96u * PITCH] = high_3;
         if (EXACT) {
-            place_low(x_at, x_2);
-            place_low(x_at + apart * PITCH, x_3);
-        } else {
-            place_weights(w_at + 4u, w.c);
-            place_weights(w_at + 6u, w.d);
-            place_high(x_at + 2u * apart * PITCH, x_2);
-            place_high(x_at + 3u * apart * PITCH, x_3);
+            x_low[x_at + 0u * PITCH] = low_0;
+            x_low[x_at + 32u * PITCH] = low_1;
+            x_low[x_at + 64u * PITCH] = low_2;
+            x_low[x_at + 96u * PITCH] = low_3;
         }
         workgroupBarrier();
-        let next = UNITS * min(i, steps - 1u);
-        w = octets(w_row, next, share);
-        x_0 = x_pair(source.x + 8u * next);
-        x_1 = x_pair(source.y + 8u * next);
-        x_2 = x_pair(source.z + 8u * next);
-        x_3 = x_pair(source.w + 8u * next);
-        for (var k = 0u; k < 8u * UNITS; k += 4u) {
+        let next = min(i, P.units - 1u);
+        w_0 = halves8(w_row, 4u * next + octet);
+        w_1 = halves8(w_row, 4u * next + octet + 1u);
+        high_0 = x_halves[tokens.x + 8u * next];
+        high_1 = x_halves[tokens.y + 8u * next];
+        high_2 = x_halves[tokens.z + 8u * next];
+        high_3 = x_halves[tokens.w + 8u * next];
+        if (EXACT) {
+            low_0 = x_halves[tokens.x + low + 8u * next];
+            low_1 = x_halves[tokens.y + low + 8u * next];
+            low_2 = x_halves[tokens.z + low + 8u * next];
+            low_3 = x_halves[tokens.w + low + 8u * next];
+        }
+        for (var k = 0u; k < 8u; k += 4u) {
             let a_0 = coopLoadT<coop_mat16x16<f16, A>>(&w_high[(tile_row + 0u) * PITCH + k], PITCH);
             let a_1 = coopLoadT<coop_mat16x16<f16, A>>(&w_high[(tile_row + 16u) * PITCH + k], PITCH);
             let b_0 = coopLoad<coop_mat16x16<f16, B>>(&x_high[(tile_token + 0u) * PITCH + k], PITCH);

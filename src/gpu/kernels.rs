@@ -79,6 +79,8 @@ pub(crate) enum Spread {
     Tiles { high: u32, wide: u32 },
     /// Many tokens by matrix units, 128 rows × 128 tokens a workgroup; `exact`: as good as f32.
     Matrix { exact: bool },
+    /// The same in single halves, two units of columns at a time.
+    Single,
     /// Many tokens: a lane owns `rows` rows × 8·`eights` tokens.
     Rows { rows: u32, eights: u32, x: XSource },
 }
@@ -148,7 +150,8 @@ impl Tuning {
                 decode: Spread::Floats { tiles: 1, split: 16 },
                 fixed: has_fixed(capabilities).then_some(Spread::Fixed { tiles: 4, split: 8 }),
                 prefill: match capabilities.matrix {
-                    true => Spread::Matrix { exact: !capabilities.half_prompts },
+                    true if capabilities.half_prompts => Spread::Single,
+                    true => Spread::Matrix { exact: true },
                     false => Spread::Tiles { high: 16, wide: 1 },
                 },
             },
@@ -180,6 +183,7 @@ impl Tuning {
             }
             Spread::Tiles { wide, .. } => wide == 1 || !software,
             Spread::Matrix { exact } => capabilities.matrix && exact != capabilities.half_prompts,
+            Spread::Single => capabilities.matrix && capabilities.half_prompts,
             Spread::Rows { x, .. } => {
                 software && takes_blocks(capabilities) && x == XSource::of_software(capabilities)
             }
@@ -252,7 +256,7 @@ fn halves_part(_: &dyn Codec) -> Option<&'static str> {
 fn codec_suits(codec: &dyn Codec, spread: Spread) -> bool {
     match spread {
         Spread::Fixed { .. } => codec.fixed().is_some(),
-        Spread::Matrix { .. } => codec.workgroup_bytes() <= MATRIX_TABLES && halves_part(codec).is_some(),
+        _ if spread.by_matrix() => codec.workgroup_bytes() <= MATRIX_TABLES && halves_part(codec).is_some(),
         _ => true,
     }
 }
@@ -263,12 +267,12 @@ const MATRIX_TABLES: u32 = MATRIX_BYTES - 4 * 128 * 10 * 8 - 4096;
 
 /// Words of four f16 that a token's activations are for them, of so many columns.
 fn halves_vecs(cols: usize) -> usize {
-    2 * 8 * cols.div_ceil(UNIT).next_multiple_of(2) + 2
+    16 * cols.div_ceil(UNIT) + 2
 }
 
 impl Spread {
     /// All that [`Spread::choose`] returns.
-    const ALL: [Self; 24] = [
+    const ALL: [Self; 25] = [
         Spread::Matvec { tiles: 1, x: XSource::Lane },
         Spread::Matvec { tiles: 4, x: XSource::Lane },
         Spread::Matvec { tiles: 1, x: XSource::Subgroup },
@@ -293,6 +297,7 @@ impl Spread {
         wide_rows(XSource::Lane),
         Spread::Matrix { exact: true },
         Spread::Matrix { exact: false },
+        Spread::Single,
     ];
 
     /// Those of them that a norm before the product or a gated activation after it is tested with.
@@ -322,7 +327,8 @@ impl Spread {
                     Spread::Tiles { high, wide: 1 }
                 }
                 Spread::Rows { x, .. } if shape.rows < wide_rows(x).block().0 => narrow_rows(x),
-                Spread::Matrix { .. } if !codec_suits(codec, prefill) => Spread::Tiles { high: 16, wide: 1 },
+                _ if !codec_suits(codec, prefill) => Spread::Tiles { high: 16, wide: 1 },
+                Spread::Single if shape.cols.div_ceil(UNIT) % 2 == 1 => Spread::Matrix { exact: false },
                 other => other,
             };
         }
@@ -398,6 +404,10 @@ impl Spread {
         }
     }
 
+    fn by_matrix(self) -> bool {
+        matches!(self, Spread::Matrix { .. } | Spread::Single)
+    }
+
     /// Rows and tokens that a workgroup works on.
     const fn block(self) -> (usize, u32) {
         match self {
@@ -405,7 +415,7 @@ impl Spread {
                 (TILE * tiles as usize, 1)
             }
             Spread::Tiles { high, wide } => (2 * TILE, 4 * high * wide),
-            Spread::Matrix { .. } => (4 * TILE, 128),
+            Spread::Matrix { .. } | Spread::Single => (4 * TILE, 128),
             Spread::Rows { rows, eights, .. } => (TILE * rows as usize, 8 * eights),
         }
     }
@@ -473,6 +483,7 @@ impl ProductSlots {
             Spread::Floats { .. } | Spread::Fixed { .. } => ("matvec_staged", "kernels/matvec_staged.wgsl"),
             Spread::Tiles { .. } => ("matmul", "kernels/matmul.wgsl"),
             Spread::Matrix { .. } => ("matmul_matrix", "kernels/matmul_matrix.wgsl"),
+            Spread::Single => ("matmul_f16", "kernels/matmul_f16.wgsl"),
             Spread::Rows { .. } => ("matmul_rows", "kernels/matmul_rows.wgsl"),
         };
         let staged = matches!(spread, Spread::Floats { .. } | Spread::Fixed { .. });
@@ -483,7 +494,7 @@ impl ProductSlots {
             module.constants.push(("RAGGED", self.ragged.into()));
         }
         module.parts.extend(match (self.normed, spread) {
-            (None, Spread::Matrix { .. }) if NATIVE => &[][..],
+            (None, _) if NATIVE && spread.by_matrix() => &["lib/matrix.wgsl"][..],
             (None, _) => &["lib/product_io.wgsl"],
             (Some(_), Spread::Fixed { .. }) => &["lib/product_io_normed.wgsl", "lib/reduce_subgroup.wgsl"],
             (Some(_), _) => &["lib/product_io_normed.wgsl", "lib/reduce_workgroup.wgsl"],
@@ -518,14 +529,15 @@ impl ProductSlots {
                 let beyond = codec.workgroup_bytes() > spread.tile_room();
                 module.workgroup_bytes = beyond.then_some(2 * FLOOR_BYTES);
             }
-            Spread::Matrix { exact } if NATIVE => {
+            Spread::Matrix { .. } | Spread::Single if NATIVE => {
+                let exact = spread == Spread::Matrix { exact: true };
                 module.constants.push(("EXACT", exact.into()));
                 module.enable.extend(["f16", "subgroups", "wgpu_cooperative_matrix"]);
                 module.workgroup_bytes = Some(MATRIX_BYTES);
                 module.parts.extend(halves_part(codec));
                 module.parts.push("lib/nearest_half.wgsl");
             }
-            Spread::Matrix { .. } => {}
+            Spread::Matrix { .. } | Spread::Single => {}
             Spread::Rows { rows, eights, x } => {
                 module.constants.extend([("BLOCK_ROWS", Constant::U32(rows)), ("EIGHTS", eights.into())]);
                 x.link(&mut module);
@@ -1043,7 +1055,7 @@ pub(crate) fn scratch_bytes(fused: &Fused<'_>, capabilities: &Capabilities) -> u
         Fused::One(Op::Product { int8: false, matrix, out, .. }) if NATIVE => {
             let by_matrix = |part: &Part| {
                 let spread = Spread::choose(capabilities, &*matrix.codec, part.shape, out.rows, false);
-                matches!(spread, Spread::Matrix { .. })
+                spread.by_matrix()
             };
             let used = matrix.parts().iter().any(by_matrix);
             if used { (out.rows * halves_vecs(matrix.shape.cols) * 8) as u64 } else { 0 }
@@ -1369,7 +1381,7 @@ fn lower_product<'a>(
         let mut buffers = codec_buffers(part);
         buffers.extend([(4, x.gpu()?), (5, out.gpu()?), (6, step.gpu()?)]);
         buffers.extend([(7, or_unused(permutation)?), (8, or_unused(bias)?), (9, weight)]);
-        if NATIVE && matches!(spread, Spread::Matrix { .. }) {
+        if NATIVE && spread.by_matrix() {
             if all.is_empty() {
                 let mut buffers = buffers.clone();
                 buffers.retain(|&(binding, _)| binding >= 4);

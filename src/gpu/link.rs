@@ -63,6 +63,8 @@ parts![
     "kernels/layer_norm.wgsl",
     "kernels/matmul.wgsl",
     #[cfg(not(target_arch = "wasm32"))]
+    "kernels/matmul_f16.wgsl",
+    #[cfg(not(target_arch = "wasm32"))]
     "kernels/matmul_matrix.wgsl",
     "kernels/matmul_rows.wgsl",
     "kernels/matvec.wgsl",
@@ -93,6 +95,8 @@ parts![
     "lib/halves_decoded.wgsl",
     "lib/heads.wgsl",
     "lib/items.wgsl",
+    #[cfg(not(target_arch = "wasm32"))]
+    "lib/matrix.wgsl",
     #[cfg(not(target_arch = "wasm32"))]
     "lib/nearest_half.wgsl",
     "lib/nibbles.wgsl",
@@ -157,7 +161,7 @@ pub struct Module {
 impl Module {
     /// Whether it is for adapters with matrix units.
     pub fn needs_matrix_units(&self) -> bool {
-        self.parts.iter().any(|part| ["kernels/halves.wgsl", "kernels/matmul_matrix.wgsl"].contains(part))
+        self.parts.iter().any(|part| ["kernels/halves.wgsl", "lib/matrix.wgsl"].contains(part))
     }
 }
 

@@ -31,9 +31,9 @@ const MOST_DISPATCHES: usize = 256;
 const RUNS: usize = 3;
 /// Seconds of work before anything is measured: an idle GPU's clock takes a while to rise.
 const WARM_UP: f64 = 0.2;
-/// Tokens of the prompt, and of one for matrix units: whole blocks of every candidate, as most of a long prompt's are.
-const PROMPT: usize = 192;
-const MATRIX_PROMPT: usize = 256;
+/// Tokens of the prompt, on a CPU and on a GPU: whole blocks of every candidate, as most of a long prompt's are.
+const CPU_PROMPT: usize = 192;
+const GPU_PROMPT: usize = 256;
 
 /// A file of tunings, by what they were measured on.
 type Remembered = BTreeMap<String, Tuning>;
@@ -94,7 +94,7 @@ async fn measure(context: &Context) -> Result<Tuning> {
         context.write(buffer, 0, &words);
         context.wait().await?;
     }
-    let prompt = if context.capabilities().matrix { MATRIX_PROMPT } else { PROMPT };
+    let prompt = if context.capabilities().software { CPU_PROMPT } else { GPU_PROMPT };
     let step = device.zeros("step", 1, STEP_HEADER + prompt)?;
     // Without integers at first, so that floats are what is measured.
     let mut tuning = Tuning { fixed: None, ..Tuning::of_class(context.capabilities()) };
