@@ -150,8 +150,7 @@ impl Tuning {
                 decode: Spread::Floats { tiles: 1, split: 16 },
                 fixed: has_fixed(capabilities).then_some(Spread::Fixed { tiles: 4, split: 8 }),
                 prefill: match capabilities.matrix {
-                    true if capabilities.half_prompts => Spread::Single,
-                    true => Spread::Matrix { exact: true },
+                    true => Spread::Matrix { exact: !capabilities.half_prompts },
                     false => Spread::Tiles { high: 16, wide: 1 },
                 },
             },

@@ -1,7 +1,8 @@
 //! Which kernels an adapter runs fastest, measured once and remembered in a small file.
 //!
 //! Adapters come in two classes whose best kernels are known, GPUs and CPUs; inside a class they differ by how many lanes
-//! should share a row. A candidate replaces the class's own choice where it is faster by more than [`MARGIN`].
+//! should share a row. A candidate replaces the class's own choice where it is faster by more than [`MARGIN`], and where
+//! it computes the same: a driver may have compiled it wrongly.
 
 use super::context::{Capabilities, Context};
 use super::disk_cache::replace;
@@ -29,6 +30,8 @@ const ENOUGH: f64 = 0.005;
 const MOST_DISPATCHES: usize = 256;
 /// Runs, of which the fastest counts.
 const RUNS: usize = 3;
+/// How far results may differ, as ‖a − b‖ / ‖b‖; single halves differ in the order of their sums alone.
+const TOLERANCE: f64 = 1e-4;
 /// Seconds of work before anything is measured: an idle GPU's clock takes a while to rise.
 const WARM_UP: f64 = 0.2;
 /// Tokens of the prompt, on a CPU and on a GPU: whole blocks of every candidate, as most of a long prompt's are.
@@ -101,12 +104,16 @@ async fn measure(context: &Context) -> Result<Tuning> {
     let [decode, fixed, prefill] = Tuning::candidates(context.capabilities());
     let mut fastest = [f64::INFINITY; 3];
     let mut warm = false;
+    let mut wanted: BTreeMap<usize, Vec<f32>> = BTreeMap::new(); // what the class's own compute, by tokens
     for (best, (tokens, candidates)) in fastest.iter_mut().zip([(1, decode), (1, fixed), (prompt, prefill)]) {
         let x = device.zeros("x", tokens, cols)?;
+        let values = |i: usize| (i * 37 % 101) as f32 / 50.0 - 1.0;
+        device.write(&x, 0, &(0..tokens * cols).map(|i| values(i).to_bits()).collect::<Vec<u32>>());
         let out = device.zeros("y", tokens, rows)?;
         let (rows, int8, permutation, bias, offset, add) = (Rows::Tokens, false, None, None, 0, false);
         let matrix = matrix.clone();
         let op = Op::Product { rows, matrix, x, int8, permutation, bias, out, offset, add };
+        let Op::Product { out: result, .. } = &op else { continue };
         for spread in candidates {
             let candidate = tuning.with(spread);
             if !context.capabilities().software && !warm {
@@ -116,9 +123,12 @@ async fn measure(context: &Context) -> Result<Tuning> {
                 }
                 warm = true;
             }
+            device.write(result, 0, &vec![f32::NAN.to_bits(); tokens * result.cols]);
             let seconds = seconds(context, &op, &step, tokens, candidate).await?;
-            // The first is the class's own.
-            if *best == f64::INFINITY || seconds * MARGIN < *best {
+            let found = device.read(result, tokens).await?;
+            let wanted = wanted.entry(tokens).or_insert_with(|| found.clone());
+            let same = crate::verify::relative_error(&found, wanted) < TOLERANCE;
+            if same && (*best == f64::INFINITY || seconds * MARGIN < *best) {
                 (*best, tuning) = (seconds, candidate);
             }
         }
@@ -163,6 +173,7 @@ async fn seconds(context: &Context, op: &Op, step: &Tensor, tokens: usize, candi
 mod tests {
     use super::*;
     use crate::gpu::Options;
+    use crate::gpu::kernels::Spread;
 
     /// Whatever is chosen, the numbers are the twin's: more rows than a block, fewer than two, and a unit that is not full.
     #[test]
@@ -233,6 +244,25 @@ mod tests {
             _ => device.run(&device.record(&step, vec![op]).await?, &step, &once)?,
         }
         device.read(&out, tokens).await
+    }
+
+    #[test]
+    fn what_computes_nothing_is_not_the_fastest() {
+        let file = "kernels/matmul.wgsl";
+        let (from, idle) = ("    prepare(", "    if (P.rows > 0u) {\n        return;\n    }\n    prepare(");
+        let text = crate::gpu::link::part(file).text.replacen(from, idle, 1);
+        assert!(text.contains("return;"));
+        let options = Options {
+            shader_overrides: [(file.to_string(), text)].into_iter().collect(),
+            ..Options::default()
+        };
+        pollster::block_on(async {
+            let context = Context::open(&options).await.expect("a GPU");
+            let [.., prefill] = Tuning::candidates(context.capabilities());
+            assert!(prefill.iter().any(|spread| matches!(spread, Spread::Tiles { .. })), "{prefill:?}");
+            let chosen = measure(&context).await.expect("it is tuned").prefill;
+            assert_eq!(chosen, Tuning::of_class(context.capabilities()).prefill);
+        });
     }
 
     #[test]
