@@ -271,7 +271,7 @@ fn halves_vecs(cols: usize) -> usize {
 
 impl Spread {
     /// All that [`Spread::choose`] returns.
-    const ALL: [Self; 25] = [
+    const ALL: [Self; 24] = [
         Spread::Matvec { tiles: 1, x: XSource::Lane },
         Spread::Matvec { tiles: 4, x: XSource::Lane },
         Spread::Matvec { tiles: 1, x: XSource::Subgroup },
@@ -279,7 +279,6 @@ impl Spread {
         Spread::Floats { tiles: 1, split: 4 },
         Spread::Floats { tiles: 1, split: 8 },
         Spread::Floats { tiles: 1, split: 16 },
-        Spread::Floats { tiles: 1, split: 32 },
         Spread::Fixed { tiles: 1, split: 4 },
         Spread::Fixed { tiles: 1, split: 8 },
         Spread::Fixed { tiles: 1, split: 16 },
@@ -372,8 +371,8 @@ impl Spread {
             tiles /= 2;
         }
         let tiles = tiles.max(least);
-        let few = shape.rows < 256 * TILE;
-        while (few && split < 32 || shape.cols > 64 * UNIT * split as usize) && fits(tiles, 2 * split) {
+        let wants_more = |split| shape.rows < 256 * TILE || shape.cols > 64 * UNIT * split as usize;
+        while wants_more(split) && 2 * split <= self.most_lanes() && fits(tiles, 2 * split) {
             split *= 2;
         }
         while split > 4 && (shape.cols < 4 * UNIT * split as usize || !fits(tiles, split)) {
@@ -386,6 +385,11 @@ impl Spread {
     fn tile_room(self) -> u32 {
         let Spread::Tiles { high, wide } = self else { return FLOOR_BYTES };
         FLOOR_BYTES - 16 * (64 * 5 + 16 * high * wide)
+    }
+
+    /// Lanes of a row that have four units each of what is staged at a time.
+    fn most_lanes(self) -> u32 {
+        if matches!(self, Spread::Fixed { .. }) { FIXED_UNITS / 4 } else { FLOAT_UNITS / 4 }
     }
 
     /// Bytes of workgroup memory of a matvec with x there, without its codec's tables, and with what a norm before it needs.

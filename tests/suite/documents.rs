@@ -46,23 +46,15 @@ const MARKS: [&str; 2] = [
     "\n<!-- end of formats -->",
 ];
 
-/// Where the speed of codecs was measured, and what is said of those that the files before do not have.
-const RESULTS: [(&str, &str); 2] = [("formats.json", ""), ("formats-lavapipe.json", " (lavapipe)")];
-
 /// Decoded tokens a second of each codec, relative to [`BASE`] on the same adapter.
 fn speeds(folder: &Path) -> BTreeMap<String, String> {
-    let mut speeds = BTreeMap::new();
-    for (file, place) in RESULTS {
-        let text = std::fs::read_to_string(folder.join("benchmarks/results").join(file)).expect(file);
-        let report = Report::parse(&text, file).expect("a report of bench");
-        let models = report.adapters.iter().flat_map(|adapter| &adapter.models);
-        let speed = |m: &ModelResult| Some((m.format.clone(), m.decode.first()?.tokens_per_s.median));
-        let measured: BTreeMap<String, f64> = models.filter_map(speed).collect();
-        for (codec, speed) in &measured {
-            speeds.entry(codec.clone()).or_insert(format!("{:.2}{place}", speed / measured[BASE]));
-        }
-    }
-    speeds
+    let file = "formats.json";
+    let text = std::fs::read_to_string(folder.join("benchmarks/results").join(file)).expect(file);
+    let report = Report::parse(&text, file).expect("a report of bench");
+    let models = report.adapters.iter().flat_map(|adapter| &adapter.models);
+    let speed = |m: &ModelResult| Some((m.format.clone(), m.decode.first()?.tokens_per_s.median));
+    let measured: BTreeMap<String, f64> = models.filter_map(speed).collect();
+    measured.iter().map(|(codec, speed)| (codec.clone(), format!("{:.2}", speed / measured[BASE]))).collect()
 }
 
 /// README's table is what the registries and the measurements say; with `HALFBYTE_WRITE_README` set it is made so.
