@@ -10,7 +10,7 @@ use crate::ops::{
 use crate::quant::activations::{ActivationScale, Activations};
 use crate::quant::cache::CacheFormat;
 use crate::quant::hadamard::{Form, sizes};
-use crate::quant::{CODECS, Codec, Family, Kind, Shape, UNIT, WHOLE_ROW};
+use crate::quant::{CODECS, Codec, Family, Field, Kind, Shape, UNIT, WHOLE_ROW};
 use crate::reference::NO_TOKEN;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -98,11 +98,7 @@ impl Bench {
 
     /// A twin matrix of random items.
     fn matrix(&mut self, codec: &Arc<dyn Codec>, shape: Shape) -> Result<[Arc<Matrix>; 2]> {
-        let mut items = Vec::new();
-        for (i, field) in codec.fields().iter().enumerate() {
-            let count = field.lines(shape.rows) * codec.items(i, 0..shape.cols).len();
-            items.push((0..count).map(|_| random_item(&mut self.rng, field.kind)).collect::<Vec<u32>>());
-        }
+        let items = random_items(&mut self.rng, &**codec, shape);
         let make =
             |device: &Device| device.dense("verify", codec.clone(), shape, items.clone()).map(Arc::new);
         Ok([make(&self.gpu)?, make(&self.cpu)?])
@@ -146,6 +142,15 @@ pub fn relative_error(found: &[f32], wanted: &[f32]) -> f64 {
     }
     let error = (difference / norm.max(1e-30)).sqrt();
     if error.is_finite() && found.len() == wanted.len() { error } else { f64::INFINITY }
+}
+
+/// Items of every field of a matrix.
+pub(crate) fn random_items(rng: &mut StdRng, codec: &dyn Codec, shape: Shape) -> Vec<Vec<u32>> {
+    let mut draw = |(i, field): (usize, &Field)| {
+        let count = field.lines(shape.rows) * codec.items(i, 0..shape.cols).len();
+        (0..count).map(|_| random_item(rng, field.kind)).collect()
+    };
+    codec.fields().iter().enumerate().map(&mut draw).collect()
 }
 
 /// Scales are smaller, so that weights are about as large as those of models.

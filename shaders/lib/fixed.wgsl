@@ -118,6 +118,6 @@ fn stage_units(token: u32, first: u32, index: u32) {
 fn staged_unit(unit: u32) -> Staged {
     let at = 6u * unit;
     return Staged(Fixed16(planes[at], planes[at + 2u], planes[at + 4u], half_sums[2u * unit]),
-                   Fixed16(planes[at + 1u], planes[at + 3u], planes[at + 5u], half_sums[2u * unit + 1u]),
-                   factors[unit]);
+                  Fixed16(planes[at + 1u], planes[at + 3u], planes[at + 5u], half_sums[2u * unit + 1u]),
+                  factors[unit]);
 }

@@ -178,7 +178,7 @@ impl Bench {
     async fn adapter(&self, device: &Device) -> Result<AdapterResult> {
         let probe = probe(device).await?;
         if !self.common.json {
-            println!("{}{}", device_name(device), most(&probe));
+            self.written(writeln!(std::io::stdout(), "{}{}", device_name(device), most(&probe)))?;
         }
         let mut models = Vec::new();
         let names = self.models.iter().map(|m| Some(m.as_str()));
@@ -228,14 +228,20 @@ impl Bench {
         match result.check() {
             Err(noisy) if !self.allow_noise => note(&format!("halfbyte: {noisy}")),
             _ if self.common.json => {}
-            _ => self.print(&result),
+            _ => self.written(self.print(&mut std::io::stdout().lock(), &result))?,
         }
         Ok(result)
     }
 
-    fn print(&self, result: &ModelResult) {
+    /// A reader that has gone ends it; not where a file waits for the results.
+    fn written(&self, result: std::io::Result<()>) -> std::io::Result<()> {
+        if self.out.is_some() { Ok(()) } else { result }
+    }
+
+    fn print(&self, out: &mut impl Write, result: &ModelResult) -> std::io::Result<()> {
         let name = result.name.rsplit('/').next().unwrap_or(&result.name);
-        println!(
+        writeln!(
+            out,
             "\n{name}: {}, {:.2} bits a weight, {} of weights, {} in all; loaded in {:.1} s, first token {:.2} s later",
             result.format,
             result.bits_per_weight,
@@ -243,39 +249,47 @@ impl Bench {
             bytes(result.device_bytes),
             result.load_s,
             result.first_token_s,
-        );
+        )?;
         for p in &result.prefill {
             let of = p.of_f32_rate.map(|of| format!(", {:.1} % of f32", 100.0 * of)).unwrap_or_default();
             let speed = spread(&p.tokens_per_s);
-            println!(
+            writeln!(
+                out,
                 "  prefill {:>6} {speed:>28} tokens/s {:>9.1} GFLOP/s{of}",
                 p.tokens,
                 p.flop_per_s / 1e9
-            );
+            )?;
         }
         for d in &result.decode {
             let of =
                 d.of_copy_bandwidth.map(|of| format!(", {:.1} % of a copy", 100.0 * of)).unwrap_or_default();
             let speed = spread(&d.tokens_per_s);
-            println!("  decode @{:>6} {speed:>28} tokens/s {:>9.1} GB/s{of}", d.depth, d.bytes_per_s / 1e9);
+            writeln!(
+                out,
+                "  decode @{:>6} {speed:>28} tokens/s {:>9.1} GB/s{of}",
+                d.depth,
+                d.bytes_per_s / 1e9
+            )?;
         }
         for reason in &result.skipped {
-            println!("  left out: {reason}");
+            writeln!(out, "  left out: {reason}")?;
         }
         if let Some(a) = result.agreement {
-            println!(
+            writeln!(
+                out,
                 "  CPU twin: {} tokens through {} of {} layers differ by {:.1e}; {:.0} % same largest logit",
                 a.tokens,
                 a.layers,
                 a.of_layers,
                 a.max_relative_error,
                 100.0 * a.same_argmax,
-            );
+            )?;
         }
         if self.profile {
-            kernels("a decode step", result.decode_kernels.as_deref());
-            kernels("a prompt step", result.prefill_kernels.as_deref());
+            kernels(out, "a decode step", result.decode_kernels.as_deref())?;
+            kernels(out, "a prompt step", result.prefill_kernels.as_deref())?;
         }
+        Ok(())
     }
 }
 
@@ -311,13 +325,14 @@ fn spread(spread: &Spread) -> String {
 }
 
 /// GPU time by kernel.
-fn kernels(step: &str, kernels: Option<&[Kernel]>) {
+fn kernels(out: &mut impl Write, step: &str, kernels: Option<&[Kernel]>) -> std::io::Result<()> {
     let Some(kernels) = kernels else {
-        return println!("  {step}: this adapter has no timestamps");
+        return writeln!(out, "  {step}: this adapter has no timestamps");
     };
     let all: f64 = kernels.iter().map(|k| k.ms).sum();
-    println!("  {step}: {all:.3} ms on the GPU");
+    writeln!(out, "  {step}: {all:.3} ms on the GPU")?;
     for Kernel { kernel, calls, ms, share } in kernels {
-        println!("    {kernel:<40} {calls:>5} x {ms:>10.3} ms {:>5.1} %", 100.0 * share);
+        writeln!(out, "    {kernel:<40} {calls:>5} x {ms:>10.3} ms {:>5.1} %", 100.0 * share)?;
     }
+    Ok(())
 }

@@ -3,6 +3,8 @@
 pub mod context;
 #[cfg(not(target_arch = "wasm32"))]
 mod disk_cache;
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod emulated;
 mod fuse;
 pub mod kernels;
 pub mod link;
