@@ -25,7 +25,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 /// Random tiles of a matrix before they repeat.
 const TILES: usize = 8;
@@ -108,16 +108,20 @@ fn mixed_integers(shape: Shape) -> Result<Arc<dyn Codec>> {
     Ok(Mixed::new(&segments, groups)?)
 }
 
-/// `v8-k65536-256` in VPTQ's names.
+/// `v8-k65536-256` in VPTQ's names; all matrices have the same codebooks.
 fn learned_vectors(shape: Shape) -> Result<Arc<dyn Codec>> {
-    let sizes = Sizes { bits: 16, residual_bits: 8, length: 8 };
-    let mut rng = StdRng::seed_from_u64(sizes.vectors() as u64);
-    let mut number = |size: f32| half::f16::from_f32(size * rng.random_range(-1.0..1.0f32)).to_bits();
-    let mut values: Vec<u16> = (0..sizes.length << sizes.bits).map(|_| number(1.7)).collect();
-    values.extend((0..sizes.length << sizes.residual_bits).map(|_| number(0.3)));
+    static VALUES: LazyLock<Vec<u16>> = LazyLock::new(|| {
+        let mut rng = StdRng::seed_from_u64(VECTORS.vectors() as u64);
+        let mut number = |size: f32| half::f16::from_f32(size * rng.random_range(-1.0..1.0f32)).to_bits();
+        let mut values: Vec<u16> = (0..VECTORS.length << VECTORS.bits).map(|_| number(1.7)).collect();
+        values.extend((0..VECTORS.length << VECTORS.residual_bits).map(|_| number(0.3)));
+        values
+    });
     let scale = half::f16::from_f32(1.0 / (shape.cols as f32).sqrt()).to_bits();
-    Ok(Vectors::new(sizes, Kind::F16, &vec![[scale, 0]; shape.cols], &values)?)
+    Ok(Vectors::new(VECTORS, Kind::F16, &vec![[scale, 0]; shape.cols], &VALUES)?)
 }
+
+const VECTORS: Sizes = Sizes { bits: 16, residual_bits: 8, length: 8 };
 
 /// Members of the codec families that can be had for any matrix.
 fn samples() -> impl Iterator<Item = Arc<dyn Codec>> {
