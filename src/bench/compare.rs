@@ -68,6 +68,14 @@ fn ratio(rows: &[Row<'_>], row: &Row<'_>, speed: impl Fn(&Row<'_>) -> Option<(us
     (first > 0.0).then(|| own / first)
 }
 
+fn prefill_ratio(rows: &[Row<'_>], row: &Row<'_>) -> Option<f64> {
+    ratio(rows, row, |r| r.prefill().map(|p| (p.tokens, p.tokens_per_s.median)))
+}
+
+fn decode_ratio(rows: &[Row<'_>], row: &Row<'_>) -> Option<f64> {
+    ratio(rows, row, |r| r.decode().map(|d| (d.depth, d.tokens_per_s.median)))
+}
+
 /// The cells of the table, the head first.
 fn cells(rows: &[Row<'_>]) -> Vec<[String; 9]> {
     let none = || "–".to_string();
@@ -90,8 +98,7 @@ fn cells(rows: &[Row<'_>]) -> Vec<[String; 9]> {
     ];
     let mut cells = vec![head.map(str::to_string)];
     for row in rows {
-        let prefill = ratio(rows, row, |r| r.prefill().map(|p| (p.tokens, p.tokens_per_s.median)));
-        let decode = ratio(rows, row, |r| r.decode().map(|d| (d.depth, d.tokens_per_s.median)));
+        let (prefill, decode) = (prefill_ratio(rows, row), decode_ratio(rows, row));
         let at = |depth: usize| if depth > 0 { format!(" @{depth}") } else { String::new() };
         cells.push([
             row.adapter.clone(),
@@ -126,6 +133,22 @@ pub fn table(rows: &[Row<'_>]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// The same for programs: `{"rows": […]}`, each with its file, adapter and model as in a report, and its speeds over those of
+/// the first file with the same model (`null`: it is the first).
+pub fn json(rows: &[Row<'_>]) -> serde_json::Value {
+    let row = |row: &Row<'_>| {
+        serde_json::json!({
+            "file": row.file,
+            "adapter": row.adapter,
+            "probe": row.probe,
+            "model": row.model,
+            "prefill_ratio": prefill_ratio(rows, row),
+            "decode_ratio": decode_ratio(rows, row),
+        })
+    };
+    serde_json::json!({ "rows": rows.iter().map(row).collect::<Vec<_>>() })
 }
 
 /// The same in Markdown.

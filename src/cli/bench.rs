@@ -3,7 +3,7 @@
 use super::{Common, bar_style, bytes, device_name, note, open_model, print_json, progress_bar, show};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use halfbyte::bench::compare::{html, markdown, rows, table};
+use halfbyte::bench::compare::{html, json, markdown, rows, table};
 use halfbyte::bench::random::{RandomModel, SCHEMES, codec_names};
 use halfbyte::bench::shapes::{SHAPES, ShapeSpec};
 use halfbyte::bench::{AdapterResult, Kernel, ModelResult, Options, Report, Spread};
@@ -95,6 +95,9 @@ struct Compare {
     /// Print the table in Markdown
     #[arg(long)]
     markdown: bool,
+    /// One JSON object on stdout, and nothing else there
+    #[arg(long, conflicts_with = "markdown")]
+    json: bool,
     /// Write a page with tables, bars and a roofline, which needs nothing else
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -113,6 +116,10 @@ impl Compare {
             std::fs::write(file, page).with_context(|| format!("cannot write {}", file.display()))?;
         }
         let rows = rows(&reports);
+        if self.json {
+            print_json(&json(&rows))?;
+            return Ok(ExitCode::SUCCESS);
+        }
         write!(std::io::stdout(), "{}", if self.markdown { markdown(&rows) } else { table(&rows) })?;
         Ok(ExitCode::SUCCESS)
     }
@@ -166,6 +173,10 @@ impl Bench {
             seconds: self.seconds,
             agreement: self.agreement,
         }
+    }
+
+    fn several(&self) -> bool {
+        self.all_adapters || self.models.len() + self.random().count() > 1
     }
 
     /// Every shape with every codec.
@@ -226,7 +237,9 @@ impl Bench {
         bar.finish_and_clear();
         let result = ModelResult { agreement, ..result };
         match result.check() {
-            Err(noisy) if !self.allow_noise => note(&format!("halfbyte: {noisy}")),
+            // Of one model the report says it.
+            Err(noisy) if !self.allow_noise && self.several() => note(&format!("halfbyte: {noisy}")),
+            Err(_) if !self.allow_noise => {}
             _ if self.common.json => {}
             _ => self.written(self.print(&mut std::io::stdout().lock(), &result))?,
         }

@@ -54,7 +54,7 @@ pub struct Options {
     /// Of [`Options::WITHOUT`], capabilities to leave unused; without `software` a software adapter gets a GPU's kernels.
     pub without: Vec<String>,
     /// Let prompts multiply in f16 where the adapter has matrix units, which is faster and not as exact: weights and
-    /// activations lose about 2e-4 of their size. Without, they multiply as two halves each, which is as good as f32.
+    /// activations lose about 2.5e-4 of their size. Without, they multiply as two halves each, which is as good as f32.
     pub half_prompts: bool,
     /// What a page knows of its adapter.
     pub browser: Option<Browser>,

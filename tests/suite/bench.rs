@@ -210,8 +210,8 @@ fn adapters_are_measured_and_agree() {
 #[cfg(feature = "cli")]
 mod command {
     use super::*;
-    use halfbyte::bench::compare::{html, markdown, rows, table};
-    use std::process::Command;
+    use halfbyte::bench::compare::{html, json, markdown, rows, table};
+    use std::process::{Command, Stdio};
 
     #[test]
     fn two_results_are_compared() {
@@ -224,6 +224,10 @@ mod command {
         assert!(!text.contains("(1.00×)"), "the first is compared with itself: {text}");
         let lines = markdown(&rows(&reports));
         assert!(lines.lines().all(|l| l.starts_with('|') && l.matches('|').count() == 10), "{lines}");
+        let both = json(&rows(&reports));
+        let [first, second] = [0, 1].map(|i| &both["rows"][i]);
+        assert!(first["prefill_ratio"].is_null() && second["prefill_ratio"] == 2.5, "{both}");
+        assert!(second["decode_ratio"] == 0.9 && second["model"]["name"] == "m q4_0", "{both}");
         let page = html(&reports).expect("a page");
         assert_eq!(page.matches("<svg").count(), 3);
         for word in ["Some &lt;GPU&gt;", "Roofline", "Decode, tokens/s", "b.json: halfbyte"] {
@@ -270,6 +274,14 @@ mod command {
         let output = program().args(args).args(more).output().expect("the program starts");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert!(String::from_utf8_lossy(&output.stdout).contains("tale q4_0"));
+        // Nobody reads what it says: no panic, and the file is there all the same.
+        std::fs::remove_file(&out).expect("removed");
+        let child = program().args(args).args(more).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = child.expect("the program starts");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("it ends");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !text.contains("panicked") && out.exists(), "{text}");
         let output = program().args(["bench", "compare", file]).output().expect("the program starts");
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.contains("tale q4_0") && text.contains("@4"), "{text}");

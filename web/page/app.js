@@ -50,10 +50,12 @@ export async function stop() {
  * result is then undefined.
  */
 export async function run(state, action) {
+  if (app.task) app.task.replaced = true;
   await stop();
   const controller = new AbortController();
   let end;
-  app.task = { state, controller, done: new Promise((resolve) => (end = resolve)) };
+  const task = { state, controller, replaced: false, done: new Promise((resolve) => (end = resolve)) };
+  app.task = task;
   setState(state);
   let failure;
   try {
@@ -63,7 +65,8 @@ export async function run(state, action) {
   } finally {
     app.task = null;
     hideProgress();
-    if (failure && (failure.kind !== 'Aborted' || state === 'loading')) showError(failure, state);
+    // Who stops a load is told how to go on with it, unless something else is loading already.
+    if (failure && (failure.kind !== 'Aborted' || (state === 'loading' && !task.replaced))) showError(failure, state);
     // A page without a model cannot do anything.
     setState((failure && failure.kind !== 'Aborted') || !app.model ? 'error' : 'ready');
     end();

@@ -203,6 +203,19 @@ test('loading shows how far it is, and can be cancelled', async () => {
   await done();
 });
 
+test('a load takes the place of another, and nobody is told of an error', async () => {
+  const { page, state, ready, text, done } = await open('&slow&autoplay=0');
+  await ready();
+  await page.evaluate(() => void window.halfbyte.load('hf:owner/chat/model.gguf'));
+  await state('loading');
+  await page.evaluate(() => void window.halfbyte.load('embedded'));
+  await page.waitForFunction(() => window.mockLoads.length === 3);
+  await ready();
+  assert.match(await text('#model-name'), /tale\.gguf/);
+  assert.equal(await page.locator('[data-error]').count(), 0);
+  await done();
+});
+
 test('every kind of error teaches, offers a way on, and leaves the page usable', async () => {
   const { page, state, ready, text, done } = await open('&autoplay=0');
   await ready();
