@@ -2,13 +2,12 @@
 // decoded once into workgroup memory, 16 columns at a time; each of 8 × HIGH lanes (HIGH is 8 or 16) sums 8 rows × 4·WIDE
 // tokens (WIDE is 1 or 2). While it multiplies, the next columns are on their way.
 // x: [tokens, cols], y: [tokens, rows of the whole layer].
-// requires: codec, lib/product.wgsl, lib/product_io.wgsl, lib/step.wgsl
+// requires: codec, lib/product.wgsl, lib/product_io.wgsl, lib/step.wgsl, TABLE_ROOM
 
 const FOURS: u32 = HIGH * WIDE; // of tokens
 const STRIDE: u32 = 5u; // vec4s between rows of the tile: 4 and one to spread the banks
 var<workgroup> w_tile: array<vec4<f32>, 64u * STRIDE>;
 var<workgroup> x_tile: array<vec4<f32>, 16u * FOURS>; // of every column, four tokens a vec4
-const TABLE_ROOM: u32 = 16384u - 16u * (64u * STRIDE + 16u * FOURS); // bytes of workgroup memory that the codec may take
 
 // Four columns of four tokens.
 struct Block {
@@ -80,7 +79,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     var more: Eight; // of the 4·HIGH tokens after those, if there are any
     let wide = WIDE > 1u && first_token + 4u * HIGH < token_end;
     // This lane's share of filling the tiles: 8 columns of a row (of two rows where HIGH is 8); and as many
-    // lanes as there are, 4 columns of 4 tokens.
+    // lanes as there are of these, 4 columns of 4 tokens.
     let half = index & 1u;
     let w_row = min(first_row + index / 2u, P.padded_rows - 1u);
     let w_row_below = min(first_row + index / 2u + 32u, P.padded_rows - 1u);

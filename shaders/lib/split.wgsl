@@ -23,9 +23,6 @@ fn sum_of(tile: u32, lane: u32) -> f32 {
 
 // The sums of the rows of lane.x, for those with lane.y = 0.
 fn together(own: vec4<f32>, lane: vec2<u32>) -> vec4<f32> {
-    if (SPLIT == 1u) {
-        return own;
-    }
     let index = lane.y * 32u + lane.x;
     partial[index] = own.x;
     if (TILES > 1u) {

@@ -381,7 +381,7 @@ impl Spread {
         fits(tiles, split).then(|| with(tiles, split))
     }
 
-    /// Bytes of the least workgroup memory there is that tiles leave to a codec's tables.
+    /// Bytes that the tiles leave to a codec's tables of the workgroup memory that WebGPU promises.
     fn tile_room(self) -> u32 {
         let Spread::Tiles { high, wide } = self else { return FLOOR_BYTES };
         FLOOR_BYTES - 16 * (64 * 5 + 16 * high * wide)
@@ -528,7 +528,8 @@ impl ProductSlots {
                 module.workgroup_bytes = beyond.then_some(2 * FLOOR_BYTES);
             }
             Spread::Tiles { high, wide } => {
-                module.constants.extend([("HIGH", Constant::U32(high)), ("WIDE", wide.into())]);
+                let room = Constant::U32(spread.tile_room());
+                module.constants.extend([("HIGH", high.into()), ("WIDE", wide.into()), ("TABLE_ROOM", room)]);
                 let beyond = codec.workgroup_bytes() > spread.tile_room();
                 module.workgroup_bytes = beyond.then_some(2 * FLOOR_BYTES);
             }

@@ -112,8 +112,8 @@ async fn measure(context: &Context) -> Result<Tuning> {
         let out = device.zeros("y", tokens, rows)?;
         let (rows, int8, permutation, bias, offset, add) = (Rows::Tokens, false, None, None, 0, false);
         let matrix = matrix.clone();
+        let result = out.clone();
         let op = Op::Product { rows, matrix, x, int8, permutation, bias, out, offset, add };
-        let Op::Product { out: result, .. } = &op else { continue };
         for spread in candidates {
             let candidate = tuning.with(spread);
             if !context.capabilities().software && !warm {
@@ -123,9 +123,9 @@ async fn measure(context: &Context) -> Result<Tuning> {
                 }
                 warm = true;
             }
-            device.write(result, 0, &vec![f32::NAN.to_bits(); tokens * result.cols]);
+            device.write(&result, 0, &vec![f32::NAN.to_bits(); tokens * result.cols]);
             let seconds = seconds(context, &op, &step, tokens, candidate).await?;
-            let found = device.read(result, tokens).await?;
+            let found = device.read(&result, tokens).await?;
             let wanted = wanted.entry(tokens).or_insert_with(|| found.clone());
             let same = crate::verify::relative_error(&found, wanted) < TOLERANCE;
             if same && (*best == f64::INFINITY || seconds * MARGIN < *best) {
