@@ -349,15 +349,14 @@ impl Linear {
     ) {
         let [wide, mixed] = &scratch.wide;
         for group in &self.groups {
-            let hadamard =
-                |side: &HadamardSide, is_input: bool, [x, scratch, out]: [&Tensor; 3], offset, add| {
-                    let signs = Some(side.signs.clone());
-                    let (before, after) = if is_input { (signs, None) } else { (None, signs) };
-                    let plan = side.transform.clone();
-                    let (x, scratch, out) = (x.clone(), scratch.clone(), out.clone());
-                    let width = if is_input { plan.plan.n } else { group.width };
-                    Op::Hadamard { rows, plan, x, before, after, scratch, out, offset, width, add }
-                };
+            let hadamard = |side: &HadamardSide, is_input: bool, [x, out]: [&Tensor; 2], offset, add| {
+                let signs = Some(side.signs.clone());
+                let (before, after) = if is_input { (signs, None) } else { (None, signs) };
+                let plan = side.transform.clone();
+                let (x, out) = (x.clone(), out.clone());
+                let width = if is_input { plan.plan.n } else { group.width };
+                Op::Hadamard { rows, plan, x, before, after, out, offset, width, add }
+            };
             let input = match &group.input {
                 Input::Scaled(by) => {
                     let (x, by, out) = (x.clone(), by.clone(), wide.clone());
@@ -365,7 +364,7 @@ impl Linear {
                     wide
                 }
                 Input::Hadamard(side) => {
-                    ops.push(hadamard(side, true, [x, mixed, wide], 0, false));
+                    ops.push(hadamard(side, true, [x, wide], 0, false));
                     wide
                 }
                 _ => x,
@@ -421,7 +420,7 @@ impl Linear {
                 ops.push(side_term(&inner.b, &scratch.low, target, offset, true));
             }
             if let Some(side) = &group.output {
-                ops.push(hadamard(side, false, [mixed, wide, out], first, add));
+                ops.push(hadamard(side, false, [mixed, out], first, add));
             }
             if let Some(SparseTerm { offsets, entries }) = &group.sparse {
                 let (offsets, entries) = (offsets.clone(), entries.clone());

@@ -179,14 +179,12 @@ pub enum Op {
         rows: Rows,
         /// The transform, of order n.
         plan: Arc<Transform>,
-        /// `[rows, ≥ n]`
+        /// `[rows, ≥ n]`, a multiple of 4 columns.
         x: Tensor,
         /// `[n]`
         before: Option<Tensor>,
         /// `[n]`
         after: Option<Tensor>,
-        /// Room for a step between, `[rows, ≥ n]`; used when the order is no power of two.
-        scratch: Tensor,
         /// `[rows, ≥ offset + width]`
         out: Tensor,
         /// First column of out.
@@ -417,6 +415,14 @@ impl Step {
     }
 }
 
+/// Whether its rows are whole vectors of four.
+fn fours(what: &str, tensor: &Tensor) -> Result<()> {
+    if !tensor.cols.is_multiple_of(4) {
+        return Err(Error::invalid(what).expected("a multiple of 4 columns").found(tensor.cols));
+    }
+    Ok(())
+}
+
 fn check(what: &str, tensor: &Tensor, cols: usize) -> Result<()> {
     if tensor.cols < cols {
         return Err(Error::invalid(format!("{what} is too narrow"))
@@ -437,11 +443,7 @@ impl Op {
         match self {
             Op::Gather { table, out, .. } => check("embedding output", out, table.shape.cols),
             Op::RmsNorm { x, weight, out, .. } => {
-                if !x.cols.is_multiple_of(4) {
-                    return Err(Error::invalid("norm input")
-                        .expected("a multiple of 4 columns")
-                        .found(x.cols));
-                }
+                fours("norm input", x)?;
                 check("norm weight", weight, x.cols)?;
                 check("norm output", out, x.cols)
             }
@@ -483,10 +485,10 @@ impl Op {
                 check("entries of a sparse matrix", entries, 1)?;
                 check("sparse product output", out, offset + offsets.cols.saturating_sub(1))
             }
-            Op::Hadamard { plan, x, before, after, scratch, out, offset, width, .. } => {
+            Op::Hadamard { plan, x, before, after, out, offset, width, .. } => {
                 let n = plan.plan.n;
+                fours("transform input", x)?;
                 check("transform input", x, n)?;
-                check("transform scratch", scratch, n)?;
                 check("transform output", out, offset + width)?;
                 for vector in [before, after].into_iter().flatten() {
                     check("sign vector", vector, n)?;
@@ -550,9 +552,7 @@ impl Op {
             }
             Op::Product { x, out, add, .. } => (vec![x], vec![out], *add),
             Op::Sparse { x, out, .. } => (vec![x], vec![out], true),
-            Op::Hadamard { x, scratch, out, add, .. } => {
-                (if *add { vec![x, out] } else { vec![x] }, vec![scratch, out], false)
-            }
+            Op::Hadamard { x, out, add, .. } => (vec![x], vec![out], *add),
             Op::Scale { x, out, .. } => (vec![x], vec![out], false),
             Op::ExpertProduct { x, routes, out, add, .. } => (vec![x, &routes.ids], vec![out], *add),
             Op::Route { logits, routes, .. } => (vec![logits], vec![&routes.ids, &routes.weights], false),

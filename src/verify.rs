@@ -462,15 +462,14 @@ async fn hadamard(bench: &mut Bench, n: usize, form: &Form) -> Result<f64> {
         let plan = form.plan(n, transposed)?;
         let transform = |device: &Device| Transform::new(device, plan.clone()).map(Arc::new);
         let transforms = [transform(&bench.gpu)?, transform(&bench.cpu)?];
-        let (x, before, after) = (bench.random(2, n + 3)?, bench.random(1, n)?, bench.random(1, n)?);
-        let (scratch, out) = (bench.twin(2, n + 1, &[])?, bench.random(2, n + 5)?);
+        let x = bench.random(2, (n + 3).next_multiple_of(4))?;
+        let (before, after, out) = (bench.random(1, n)?, bench.random(1, n)?, bench.random(2, n + 5)?);
         let build = |half: &dyn Fn(&Twin) -> Tensor, side: Side| Op::Hadamard {
             rows: Rows::Tokens,
             plan: transforms[side as usize].clone(),
             x: half(&x),
             before: (!transposed).then(|| half(&before)),
             after: transposed.then(|| half(&after)),
-            scratch: half(&scratch),
             out: half(&out),
             offset: 5,
             width: if transposed { n } else { n - n / 5 },
@@ -479,6 +478,28 @@ async fn hadamard(bench: &mut Bench, n: usize, form: &Form) -> Result<f64> {
         worst = worst.max(bench.compare(&step(0, 2, |_| 0), 2, &out, &build).await?);
     }
     Ok(worst)
+}
+
+/// A decode step's transform with the norm before it.
+async fn normed_hadamard(bench: &mut Bench, n: usize) -> Result<f64> {
+    let plan = Form::Whole.plan(n, true)?;
+    let transform = |device: &Device| Transform::new(device, plan.clone()).map(Arc::new);
+    let transforms = [transform(&bench.gpu)?, transform(&bench.cpu)?];
+    let [x, weight, normed, before, out] = [
+        bench.random(1, n)?,
+        bench.random(1, n)?,
+        bench.random(1, n)?,
+        bench.random(1, n)?,
+        bench.random(1, n)?,
+    ];
+    let build = |half: &dyn Fn(&Twin) -> Tensor, side: Side| {
+        let (rows, x, weight, eps, out_of_norm) = (Rows::Tokens, half(&x), half(&weight), 0.1, half(&normed));
+        let norm = Op::RmsNorm { rows, x, weight, eps, out: out_of_norm, add: false };
+        let (plan, x, before) = (transforms[side as usize].clone(), half(&normed), Some(half(&before)));
+        let out = half(&out);
+        vec![norm, Op::Hadamard { rows, plan, x, before, after: None, out, offset: 0, width: n, add: false }]
+    };
+    bench.compare_all(&step(0, 1, |_| 0), 1, &out, &build).await
 }
 
 /// A cache that holds random positions, and qkv rows for the next ones.
@@ -1060,11 +1081,15 @@ pub async fn verify_only(
     let sizes = sizes(1 << 16);
     let drawn = [(); 4].map(|()| sizes[rng.random_range(0..sizes.len())]);
     for n in HADAMARDS.into_iter().chain(drawn) {
-        run.case("hadamard", &n.to_string(), TOLERANCE_F32, async |b| hadamard(b, n, &Form::Whole).await)
-            .await?;
+        let name = &n.to_string();
+        run.case("hadamard", name, TOLERANCE_F32, async |b| hadamard(b, n, &Form::Whole).await).await?;
+        if n.is_multiple_of(4) {
+            let case = async |b: &mut Bench| normed_hadamard(b, n).await;
+            run.case("normed hadamard", name, TOLERANCE_F32, case).await?;
+        }
     }
-    let blocks = async |b: &mut Bench| hadamard(b, 768, &Form::Blocks(128)).await;
-    run.case("hadamard", "768 in blocks of 128", TOLERANCE_F32, blocks).await?;
+    let blocks = async |b: &mut Bench| hadamard(b, 2432, &Form::Blocks(128)).await;
+    run.case("hadamard", "2432 in blocks of 128", TOLERANCE_F32, blocks).await?;
     let core = Form::Core((0..49).map(|i| (i * 37 % 49) as f32 / 49.0 - 0.5).collect());
     let dense = async |b: &mut Bench| hadamard(b, 448, &core).await;
     run.case("hadamard", "448 with a core of 7", TOLERANCE_F32, dense).await?;

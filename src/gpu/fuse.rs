@@ -3,7 +3,7 @@
 //! numbers.
 
 use super::context::Capabilities;
-use super::kernels::{DecodeAttention, MATMUL_FROM, normed_fits};
+use super::kernels::{DecodeAttention, MATMUL_FROM, normed_fits, normed_transform};
 use crate::device::Tensor;
 use crate::ops::{Op, Rows};
 
@@ -13,16 +13,18 @@ pub(crate) enum Fused<'a> {
     One(&'a Op),
     /// A product with the norm before it and the gated activation after it.
     Product { norm: Option<&'a Op>, product: &'a Op, glu: Option<&'a Op> },
+    /// A Hadamard transform with the norm before it.
+    Hadamard { norm: &'a Op, hadamard: &'a Op },
     /// Rotations, cache writes and attention of one token.
     Attention { rope: &'a Op, attention: &'a Op },
 }
 
 /// What `ops` become on a device with these capabilities.
 pub(crate) fn fuse<'a>(ops: &'a [Op], capabilities: &Capabilities) -> Vec<Fused<'a>> {
-    let mut norms: Vec<Option<&Op>> = vec![None; ops.len()]; // that products take over
+    let mut norms: Vec<Option<&Op>> = vec![None; ops.len()]; // that others take over
     let mut taken = vec![false; ops.len()];
     for (i, op) in ops.iter().enumerate() {
-        if let Some(readers) = products_of_norm(ops, i, capabilities) {
+        if let Some(readers) = readers_of_norm(ops, i, capabilities) {
             taken[i] = true;
             readers.into_iter().for_each(|reader| norms[reader] = Some(op));
         }
@@ -40,6 +42,9 @@ pub(crate) fn fuse<'a>(ops: &'a [Op], capabilities: &Capabilities) -> Vec<Fused<
         all.push(match (attention, norms[i], glu) {
             (Some(attention), ..) => Fused::Attention { rope: op, attention },
             (None, None, None) => Fused::One(op),
+            (None, Some(norm), _) if matches!(op, Op::Hadamard { .. }) => {
+                Fused::Hadamard { norm, hadamard: op }
+            }
             (None, norm, glu) => Fused::Product { norm, product: op, glu },
         });
     }
@@ -69,9 +74,9 @@ fn dead_after(ops: &[Op], i: usize, tensor: &Tensor) -> bool {
     true
 }
 
-/// All that reads the result of the norm that op `i` is, if all of it are products that can norm by themselves, and x
-/// is the same until the last of them.
-fn products_of_norm(ops: &[Op], i: usize, capabilities: &Capabilities) -> Option<Vec<usize>> {
+/// All that reads the result of the norm that op `i` is, if all of it are products and transforms that can norm by
+/// themselves, and x is the same until the last of them.
+fn readers_of_norm(ops: &[Op], i: usize, capabilities: &Capabilities) -> Option<Vec<usize>> {
     let Op::RmsNorm { rows, x, out, add: false, .. } = &ops[i] else { return None };
     // On a CPU a dispatch costs less than norming once more in every workgroup.
     if capabilities.software || out.rows >= MATMUL_FROM || x.rows >= MATMUL_FROM && *rows == Rows::Head {
@@ -82,13 +87,19 @@ fn products_of_norm(ops: &[Op], i: usize, capabilities: &Capabilities) -> Option
     for (j, op) in ops.iter().enumerate().skip(i + 1) {
         let (reads, writes) = op.activations();
         if reads.iter().any(|t| t.is(out)) {
-            let Op::Product { rows: own, matrix, x: input, int8: false, out: to, .. } = op else {
-                return None;
+            let (own, input, cols, to, fits) = match op {
+                Op::Product { rows, matrix, x, int8: false, out, .. } => {
+                    (rows, x, matrix.shape.cols, out, normed_fits(matrix, capabilities))
+                }
+                Op::Hadamard { rows, plan, x, out, .. } => {
+                    (rows, x, plan.plan.n, out, normed_transform(plan))
+                }
+                _ => return None,
             };
             // One dispatch cannot read x and write to it.
             let apart = !to.is(out) && !to.is(x);
-            let same = own == rows && input.is(out) && apart && matrix.shape.cols == x.cols;
-            if !same || changed || to.rows >= MATMUL_FROM || !normed_fits(matrix, capabilities) {
+            let same = own == rows && input.is(out) && apart && cols == x.cols;
+            if !same || changed || to.rows >= MATMUL_FROM || !fits {
                 return None;
             }
             readers.push(j);

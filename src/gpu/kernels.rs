@@ -11,6 +11,7 @@ use crate::quant::cache::CacheFormat;
 use crate::quant::hadamard::{self, Mix};
 use crate::quant::{CODECS, Codec, Shape, UNIT};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// A dispatch that is not compiled yet.
 pub(crate) struct Lowered<'a> {
@@ -982,31 +983,82 @@ pub(crate) fn argmax_module(capabilities: &Capabilities) -> Module {
     module
 }
 
-/// Power-of-two Hadamard transform of runs of `length`.
-pub(crate) fn butterfly_module(length: usize, before: bool, after: bool, add: bool) -> Module {
-    let mut module = module("hadamard_butterfly", "kernels/hadamard_butterfly.wgsl");
-    let lanes = (length as u32 / 4).clamp(1, 256);
-    module.constants.extend([
-        ("LENGTH", Constant::U32(length as u32)),
-        ("LANES", lanes.into()),
-        ("BEFORE", before.into()),
-        ("AFTER", after.into()),
-        ("ADD", add.into()),
-    ]);
-    module
+/// A Hadamard transform, for every way the slots can be filled.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HadamardSlots {
+    runs: usize,
+    /// Runs that are mixed: all, or 1, when each is a transform of its own.
+    order: usize,
+    /// Values of a run.
+    length: usize,
+    /// The mix is of numbers.
+    dense: bool,
+    before: bool,
+    after: bool,
+    add: bool,
+    /// Of an RMSNorm's result.
+    normed: bool,
 }
 
-/// The mix of `order` runs of `length`.
-pub(crate) fn mix_module(order: usize, length: usize, dense: bool, after: bool, add: bool) -> Module {
-    let mut module = module("hadamard_mix", "kernels/hadamard_mix.wgsl");
-    module.constants.extend([
-        ("ORDER", Constant::U32(order as u32)),
-        ("LENGTH", (length as u32).into()),
-        ("DENSE", dense.into()),
-        ("AFTER", after.into()),
-        ("ADD", add.into()),
-    ]);
-    module
+/// Values of a run before which a norm has lanes to be reduced over, and workgroup memory to do it in.
+const NORMED_RUNS: Range<usize> = 16..hadamard::MAX_RUN;
+
+impl HadamardSlots {
+    /// What tells modules apart.
+    fn suffix(self) -> String {
+        let mut suffix = format!(" {} × {}", self.order, self.length);
+        let slots = [
+            (self.dense, " dense"),
+            (self.before, " before"),
+            (self.after, " after"),
+            (self.add, " add"),
+            (self.normed, " normed"),
+        ];
+        for (on, name) in slots {
+            suffix.push_str(if on { name } else { "" });
+        }
+        suffix
+    }
+
+    /// Vectors of four in a run.
+    fn quads(self) -> usize {
+        self.length.div_ceil(4)
+    }
+
+    /// Lanes of a GPU that share a mixed quad, each with eight runs or more.
+    fn sharers(self, capabilities: &Capabilities) -> usize {
+        let most = self.order.div_ceil(8).min(256 / self.quads().min(256));
+        if capabilities.software { 1 } else { 1 << most.ilog2() }
+    }
+
+    /// Runs that a workgroup makes: on a CPU, where barriers are dear, an eighth of all.
+    fn runs_at_once(self, capabilities: &Capabilities) -> usize {
+        let most = (self.runs / 8).clamp(1, 256 / self.quads().min(256));
+        if capabilities.software { 1 << most.ilog2() } else { 1 }
+    }
+
+    pub(crate) fn module(self, capabilities: &Capabilities) -> Module {
+        let mut module = module("hadamard", "kernels/hadamard.wgsl");
+        let (runs, sharers) = (self.runs_at_once(capabilities), self.sharers(capabilities));
+        let lanes = (self.quads() * runs * sharers).min(256) as u32;
+        module.constants.extend([
+            ("ORDER", Constant::U32(self.order as u32)),
+            ("LENGTH", (self.length as u32).into()),
+            ("RUNS", (runs as u32).into()),
+            ("SHARERS", (sharers as u32).into()),
+            ("DENSE", self.dense.into()),
+            ("BEFORE", self.before.into()),
+            ("AFTER", self.after.into()),
+            ("ADD", self.add.into()),
+        ]);
+        if self.normed {
+            module.parts.push("lib/runs_normed.wgsl");
+            return with_reduction_of(lanes, module, capabilities);
+        }
+        module.parts.push("lib/runs_plain.wgsl");
+        module.constants.push(("LANES", lanes.into()));
+        module
+    }
 }
 
 /// The uniform of products and gathers.
@@ -1039,6 +1091,12 @@ pub(crate) fn normed_fits(matrix: &Matrix, capabilities: &Capabilities) -> bool 
         matches!(spread, Spread::Floats { .. } | Spread::Fixed { .. })
     };
     matrix.shape.cols.is_multiple_of(4) && matrix.parts().iter().all(suits)
+}
+
+/// Whether a transform can norm what it reads: a workgroup of it reads all of it.
+pub(crate) fn normed_transform(transform: &Transform) -> bool {
+    let Transform { plan, mix } = transform;
+    (mix.is_some() || plan.runs == 1) && NORMED_RUNS.contains(&plan.run)
 }
 
 /// Buffers that are bound where an op has none.
@@ -1078,6 +1136,9 @@ pub(crate) fn lower<'a>(
     match *fused {
         Fused::One(op @ Op::Product { int8: false, .. }) => {
             lower_product([None, Some(op), None], step, spare, capabilities)
+        }
+        Fused::Hadamard { norm, hadamard } => {
+            lower_hadamard(Some(norm), hadamard, spare.unused, capabilities)
         }
         Fused::One(op) => lower_one(op, step, spare.unused, capabilities),
         Fused::Product { norm, product, glu } => {
@@ -1196,6 +1257,7 @@ fn lower_one<'a>(
                 grid: Grid::each(cols.div_ceil(run), *rows),
             });
         }
+        Op::Hadamard { .. } => return lower_hadamard(None, op, unused, capabilities),
         // Of integers: all others are for `lower_product`.
         Op::Product { rows, matrix, x, bias, out, offset, add, .. } => {
             let slots = ProductSlots { add: *add, biased: bias.is_some(), ..ProductSlots::plain(*rows) };
@@ -1227,42 +1289,6 @@ fn lower_one<'a>(
                 params,
                 grid: Grid::each(n.div_ceil(64), *rows),
             });
-        }
-        Op::Hadamard { rows, plan, x, before, after, scratch, out, offset, width, add } => {
-            let Transform { plan, mix } = &**plan;
-            let strides = |x: &Tensor, out: &Tensor, offset: usize, width: usize, scale: f32| {
-                let strides = [x.cols, out.cols, offset].map(|n| n as u32);
-                [&strides[..], &[scale.to_bits(), width as u32, 0, 0, 0]].concat()
-            };
-            let mixed = mix.is_some();
-            let (target, at, wide, scale) =
-                if mixed { (scratch, 0, plan.n, 1.0) } else { (out, *offset, *width, plan.scale) };
-            let last = !mixed;
-            all.push(Lowered {
-                module: butterfly_module(plan.run, before.is_some(), last && after.is_some(), last && *add),
-                buffers: vec![
-                    (4, x.gpu()?),
-                    (5, target.gpu()?),
-                    (7, or_unused(before)?),
-                    (8, or_unused(after)?),
-                ],
-                params: strides(x, target, at, wide, scale),
-                grid: Grid::each(plan.runs, *rows),
-            });
-            if let Some(mix) = mix {
-                let dense = matches!(plan.mix, Mix::Dense(_));
-                all.push(Lowered {
-                    module: mix_module(plan.runs, plan.run, dense, after.is_some(), *add),
-                    buffers: vec![
-                        (0, mix.gpu()?),
-                        (4, scratch.gpu()?),
-                        (5, out.gpu()?),
-                        (8, or_unused(after)?),
-                    ],
-                    params: strides(scratch, out, *offset, *width, plan.scale),
-                    grid: Grid::each(width.div_ceil(64), *rows),
-                });
-            }
         }
         Op::Scale { rows, x, by, out } => all.push(Lowered {
             module: scale_module(),
@@ -1336,6 +1362,57 @@ fn lower_one<'a>(
     Ok(all)
 }
 
+/// A Hadamard transform, with the norm before it if there is one.
+fn lower_hadamard<'a>(
+    norm: Option<&'a Op>,
+    hadamard: &'a Op,
+    unused: &'a wgpu::Buffer,
+    capabilities: &Capabilities,
+) -> Result<Vec<Lowered<'a>>> {
+    let Op::Hadamard { rows, plan, x, before, after, out, offset, width, add } = hadamard else {
+        return Err(Error::invalid("no transform to lower"));
+    };
+    let Transform { plan, mix } = &**plan;
+    let or_unused = |t: &'a Option<Tensor>| t.as_ref().map_or(Ok(unused), Tensor::gpu);
+    let (x, weight, eps) = normed(norm, x, unused)?;
+    let slots = HadamardSlots {
+        runs: plan.runs,
+        order: if mix.is_some() { plan.runs } else { 1 },
+        length: plan.run,
+        dense: matches!(plan.mix, Mix::Dense(_)),
+        before: before.is_some(),
+        after: after.is_some(),
+        add: *add,
+        normed: norm.is_some(),
+    };
+    let [x_stride, y_stride, offset, wide] = [x.cols, out.cols, *offset, *width].map(|n| n as u32);
+    Ok(vec![Lowered {
+        module: slots.module(capabilities),
+        buffers: vec![
+            (0, or_unused(mix)?),
+            (4, x.gpu()?),
+            (5, out.gpu()?),
+            (7, or_unused(before)?),
+            (8, or_unused(after)?),
+            (9, weight),
+        ],
+        params: vec![x_stride, y_stride, offset, plan.scale.to_bits(), wide, plan.runs as u32, eps.to_bits()],
+        grid: Grid::each(width.div_ceil(plan.run * slots.runs_at_once(capabilities)), *rows),
+    }])
+}
+
+/// What an op reads in whose place a norm stands: the norm's own x, its weight and epsilon.
+fn normed<'a>(
+    norm: Option<&'a Op>,
+    x: &'a Tensor,
+    unused: &'a wgpu::Buffer,
+) -> Result<(&'a Tensor, &'a wgpu::Buffer, f32)> {
+    Ok(match norm {
+        Some(Op::RmsNorm { x, weight, eps, .. }) => (x, weight.gpu()?, *eps),
+        _ => (x, unused, 0.0),
+    })
+}
+
 /// The dispatches of [norm, product, gated activation], of which the product is there.
 fn lower_product<'a>(
     [norm, product, glu]: [Option<&'a Op>; 3],
@@ -1348,10 +1425,7 @@ fn lower_product<'a>(
     };
     let or_unused = |t: &'a Option<Tensor>| t.as_ref().map_or(Ok(unused), Tensor::gpu);
     // What it reads and writes in their stead.
-    let (x, weight, eps) = match norm {
-        Some(Op::RmsNorm { x, weight, eps, .. }) => (x, weight.gpu()?, *eps),
-        _ => (x, unused, 0.0),
-    };
+    let (x, weight, eps) = normed(norm, x, unused)?;
     let (out, width, gated, [gate, up]) = match glu {
         Some(Op::Glu { activation, gate, up: Some(up), out, .. }) => {
             (out, Some(out.cols), Some(*activation), [*gate, *up])
@@ -1650,18 +1724,35 @@ fn modules(every_slot: bool) -> Vec<Module> {
     }
     add(String::new(), top_k_module());
     super::probe::modules().into_iter().for_each(|module| add(String::new(), module));
-    let signed = |slot: bool, name: &str| if slot { name.to_owned() } else { String::new() };
-    for bits in 0..8u32 {
-        let (before, after, added) = (bits & 1 > 0, bits & 2 > 0, bits & 4 > 0);
-        let suffix = signed(before, " before") + &signed(after, " after") + &signed(added, " add");
-        for run in (0..).map(|m| 1 << m).take_while(|&run| run <= hadamard::MAX_RUN) {
-            add(format!(" {run}{suffix}"), butterfly_module(run, before, after, added));
+    let alone = (0..).map(|m| 1 << m).take_while(|&length| length <= hadamard::MAX_RUN);
+    let mut sizes: Vec<(usize, usize, bool)> = alone.map(|length| (1, length, false)).collect();
+    sizes.extend(hadamard::mixes(LARGEST_HADAMARD).into_iter().map(|(order, length)| (order, length, false)));
+    sizes.extend([(7, 64, true), (43, 256, true)]);
+    let cpu = Capabilities { software: true, ..Capabilities::FLOOR };
+    for (order, length, dense) in sizes {
+        let plain = HadamardSlots {
+            runs: order,
+            order,
+            length,
+            dense,
+            before: false,
+            after: false,
+            add: false,
+            normed: false,
+        };
+        for bits in 0..8u32 {
+            let [before, after, added] = [1, 2, 4].map(|bit| bits & bit > 0);
+            let slots = HadamardSlots { before, after, add: added, ..plain };
+            add(slots.suffix(), slots.module(&Capabilities::FLOOR));
+            if slots.runs_at_once(&cpu) > 1 {
+                add(slots.suffix() + " of a CPU", slots.module(&cpu));
+            }
         }
-        for (runs, run) in hadamard::mixes(LARGEST_HADAMARD).into_iter().filter(|_| !before) {
-            add(format!(" {runs} × {run}{suffix}"), mix_module(runs, run, false, after, added));
-        }
-        for (order, length) in [(7, 64), (43, 256)].into_iter().filter(|_| !before) {
-            add(format!(" {order} × {length} dense{suffix}"), mix_module(order, length, true, after, added));
+        for subgroups in [None, Some((4, 128))].into_iter().filter(|_| NORMED_RUNS.contains(&length)) {
+            let capabilities = Capabilities { subgroups, ..Capabilities::FLOOR };
+            let slots = HadamardSlots { before: true, normed: true, ..plain };
+            let reduction = if subgroups.is_some() { " subgroups" } else { "" };
+            add(slots.suffix() + reduction, slots.module(&capabilities));
         }
     }
     all

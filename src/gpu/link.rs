@@ -58,8 +58,7 @@ parts![
     "kernels/glu.wgsl",
     #[cfg(not(target_arch = "wasm32"))]
     "kernels/halves.wgsl",
-    "kernels/hadamard_butterfly.wgsl",
-    "kernels/hadamard_mix.wgsl",
+    "kernels/hadamard.wgsl",
     "kernels/layer_norm.wgsl",
     "kernels/matmul.wgsl",
     #[cfg(not(target_arch = "wasm32"))]
@@ -112,6 +111,8 @@ parts![
     "lib/reduce_workgroup.wgsl",
     "lib/rows_gated.wgsl",
     "lib/rows_plain.wgsl",
+    "lib/runs_normed.wgsl",
+    "lib/runs_plain.wgsl",
     "lib/shares.wgsl",
     "lib/split.wgsl",
     "lib/step.wgsl",

@@ -4,8 +4,8 @@
 //! the matrices, so they have to be *the same* as the maker's: the orders of [`factor`] follow the rules of
 //! Paley and Williamson with the strings of N. Sloane's library, from which QuIP# took its tables.
 //!
-//! A [`Plan`] says how a GPU does it in two steps, neither of which needs more than 16 KiB of workgroup memory:
-//! a fast transform of contiguous runs, then a mix of the runs by a small matrix of signs.
+//! A [`Plan`] says how a GPU does it: a mix of contiguous runs by a small matrix of signs and a fast transform of each
+//! run, in workgroup memory. The two commute.
 //!
 //! QuIP-for-all stores an orthogonal matrix in the place of `hadK`: the mix is of numbers then.
 
@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 /// Values of the longest run: 16 KiB of f32.
 pub const MAX_RUN: usize = 4096;
-/// Of the longest that is mixed with others: a workgroup does a run, and a GPU likes many of them.
-const MIXED_RUN: usize = 512;
+/// Of the longest that is mixed with others: four for each of 256 lanes.
+const MIXED_RUN: usize = 1024;
 /// Rows of the largest mix; 256 suffice up to n = 65536.
 pub const MAX_RUNS: usize = 1024;
 
@@ -94,7 +94,7 @@ pub struct Factor {
 impl Factor {
     /// Values of a run.
     fn run(self) -> usize {
-        if self.order == 1 && self.power <= MAX_RUN { self.power } else { self.power.min(MIXED_RUN) }
+        self.power.min(MIXED_RUN)
     }
 }
 
@@ -274,9 +274,9 @@ pub(crate) fn core_factor(n: usize, core: &[f32]) -> Result<Factor> {
 
 /// One transform of `n` values, as a GPU does it.
 ///
-/// The vector is `runs` contiguous runs of `run` values, `run` a power of two of at most [`MAX_RUN`].
-/// 1. Each run goes through the unscaled fast Walsh-Hadamard transform.
-/// 2. `y[i] = scale · Σ_j m[i, j]·x[j]` over whole runs, with the numbers of [`Plan::mix`]; without a mix `y = scale · x`.
+/// The vector is `runs` contiguous runs of `run` values, `run` a power of two of at most [`MAX_RUN`]. Run i of the result is
+/// `scale · Σ_j m[i, j]·S·x[j]` over whole runs, with the numbers of [`Plan::mix`] and the unscaled Walsh-Hadamard transform
+/// S; without a mix `scale · S·x[i]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// Values of the vector.
@@ -391,7 +391,7 @@ impl Plan {
         }
     }
 
-    /// Step 2, summed in f64.
+    /// The sum over j, in f64.
     fn apply_mix(&self, x: &mut [f32]) {
         let source = x.to_vec();
         let mut sums = vec![0f64; self.run];

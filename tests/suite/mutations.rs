@@ -199,14 +199,21 @@ const MUTATIONS: &[Mutation] = &[
         "f16 cache",
     ),
     mutation("kernels/gather.wgsl", "8u * i + 4u < P.cols", "8u * i + 8u < P.cols", "gather", "f32"),
-    mutation("kernels/hadamard_butterfly.wgsl", "= a - b", "= b - a", "hadamard", "128"),
-    mutation("kernels/hadamard_butterfly.wgsl", "P.y_offset + i", "i", "hadamard", "128"),
-    mutation("kernels/hadamard_butterfly.wgsl", "c_d = c - d", "c_d = d - c", "hadamard", "128"),
-    mutation("kernels/hadamard_butterfly.wgsl", "first + i < P", "first + i <= P", "hadamard", "128"),
-    mutation("kernels/hadamard_mix.wgsl", "id.x >= P.width", "id.x > P.width", "hadamard", "8192"),
-    mutation("kernels/hadamard_mix.wgsl", "signs << (31u", "signs << (30u", "hadamard", "8192"),
-    mutation("kernels/hadamard_mix.wgsl", "k + 6u, signs", "k + 5u, signs", "hadamard", "8192"),
-    mutation("kernels/hadamard_mix.wgsl", "k & 31u", "k & 15u", "hadamard", "11008"),
+    mutation("kernels/hadamard.wgsl", "a_b = a - b", "a_b = b - a", "hadamard", "128"),
+    mutation("kernels/hadamard.wgsl", "c_d = c - d", "c_d = d - c", "hadamard", "128"),
+    mutation("kernels/hadamard.wgsl", "P.y_offset + first + i] = v", "first + i] = v", "hadamard", "128"),
+    mutation("kernels/hadamard.wgsl", "i < RUNS * apart", "i < apart", "hadamard", "2432 in blocks of 128"),
+    mutation("kernels/hadamard.wgsl", "quad / QUADS * LENGTH", "0u", "hadamard", "2432 in blocks of 128"),
+    mutation("kernels/hadamard.wgsl", "&& first + i < P.width", "&& first + i <= P.width", "hadamard", "128"),
+    mutation("kernels/hadamard.wgsl", "signs << (31u", "signs << (30u", "hadamard", "8192"),
+    mutation("kernels/hadamard.wgsl", "k + 6u, signs", "k + 5u, signs", "hadamard", "8192"),
+    mutation("kernels/hadamard.wgsl", "k & 31u", "k & 15u", "hadamard", "11008"),
+    mutation("kernels/hadamard.wgsl", "first + own, RUNS", "first, RUNS", "hadamard", "11008"),
+    mutation("kernels/hadamard.wgsl", "s * LENGTH + j", "s * LENGTH", "normed hadamard", "11008"),
+    mutation("kernels/hadamard.wgsl", "select(8u * own, 0u", "select(8u, 0u", "normed hadamard", "11008"),
+    mutation("lib/runs_normed.wgsl", "squares += v * v", "squares = v * v", "normed hadamard", "8192"),
+    mutation("lib/runs_normed.wgsl", "+ P.eps", "- P.eps", "normed hadamard", "128"),
+    mutation("lib/runs_plain.wgsl", "return v;", "return -v;", "hadamard", "128"),
     mutation("kernels/matmul.wgsl", "at + 24u * STRIDE", "at + 23u * STRIDE", "matmul", "f32"),
     mutation("kernels/matmul.wgsl", "token + 2u, row", "token + 1u, row", "matmul", "f32"),
     mutation("kernels/matmul.wgsl", "2u * i + half", "2u * i", "matmul", "f32"),
@@ -352,9 +359,9 @@ const MUTATIONS: &[Mutation] = &[
     mutation("kernels/attention.wgsl", "first_token + 1u", "first_token + 2u", "attention", "f32 cache"),
     mutation("kernels/combine.wgsl", "weights[row]", "weights[id.y]", "combine", ""),
     mutation(
-        "kernels/hadamard_mix.wgsl",
-        "mix_words[i * ORDER + last]",
-        "mix_words[last * ORDER + i]",
+        "kernels/hadamard.wgsl",
+        "mix_words[i * ORDER + run]",
+        "mix_words[run * ORDER + i]",
         "hadamard",
         "448 with a core of 7",
     ),
@@ -426,7 +433,8 @@ impl Mutation {
             "floats_dot",
             "split",
         ];
-        if real.iter().any(|part| file.ends_with(&format!("{part}.wgsl"))) {
+        let of_gpus = *kernel == "normed hadamard"; // on a CPU the norm is a dispatch of its own
+        if of_gpus || real.iter().any(|part| file.ends_with(&format!("{part}.wgsl"))) {
             without.push("software".into());
         }
         let options = Options { shader_overrides, without, ..Options::default() };
