@@ -233,6 +233,12 @@ async fn wide_product(bench: &mut Bench, codec: &Arc<dyn Codec>, slots: usize) -
     products(bench, codec, &[shape], tokens, !slots).await
 }
 
+/// A decode step's product of more columns than a GPU has in workgroup memory at a time.
+async fn long_product(bench: &mut Bench, codec: &Arc<dyn Codec>, slots: usize) -> Result<f64> {
+    let shape = (bench.rng.random_range(6..40), 4 * bench.rng.random_range(1030..1100));
+    products(bench, codec, &[shape], 1, slots).await
+}
+
 async fn products(
     bench: &mut Bench,
     codec: &Arc<dyn Codec>,
@@ -267,14 +273,29 @@ async fn products(
     Ok(worst)
 }
 
-/// A decode step's product with the norm before it, the gated activation after it, or both; `slots` as for [`product`].
-/// Norm and gate together take all shapes; the norm alone takes the large one, the gate alone the small ones.
+/// What goes into a decode step's product.
+#[derive(Debug, Clone, Copy, Default)]
+struct FusedWith {
+    /// An RMSNorm before it.
+    norm: bool,
+    /// A transform of its activations: columns times numbers of their own.
+    scale: bool,
+    /// The same, and then a Hadamard transform of every 128.
+    rotation: bool,
+    /// A gated activation after it.
+    gate: bool,
+}
+
+/// A decode step's product with what may be fused with it; `slots` as for [`product`]. Norm and gate together take all
+/// shapes; the norm without a gate takes the large one, others the small ones.
 async fn fused_product(
     bench: &mut Bench,
     codec: &Arc<dyn Codec>,
-    (normed, gated): (bool, bool),
+    FusedWith { norm: normed, scale, rotation, gate: gated }: FusedWith,
     slots: usize,
 ) -> Result<f64> {
+    const BLOCK: usize = 128;
+    const LONG: usize = 2048; // what a GPU has of it in workgroup memory at a time
     let mut worst = 0f64;
     let (first, count) = match (normed, gated) {
         (true, false) => (2, 1),
@@ -283,6 +304,12 @@ async fn fused_product(
     };
     for (i, (width, cols)) in shapes(&mut bench.rng).into_iter().enumerate().skip(first).take(count) {
         let slots = if i == 2 { !slots } else { slots };
+        let slots = if scale || rotation { slots & !4 } else { slots };
+        let cols = match (rotation, normed) {
+            (true, true) => (cols + LONG).next_multiple_of(BLOCK),
+            (true, false) => cols.next_multiple_of(BLOCK),
+            _ => cols,
+        };
         let rows = if gated { 2 * width } else { width };
         let matrix = bench.matrix(codec, Shape { rows, cols })?;
         let [x, normed_x, weight] = [bench.random(1, cols)?, bench.random(1, cols)?, bench.random(1, cols)?];
@@ -291,16 +318,42 @@ async fn fused_product(
         let mut order: Vec<u32> = (0..cols as u32).collect();
         order.shuffle(&mut bench.rng);
         let permutation = bench.twin(1, cols, &order)?;
+        let [by, turned] = [bench.random(1, cols)?, bench.random(1, cols)?];
+        let plan = Form::Blocks(BLOCK).plan(cols.next_multiple_of(BLOCK), true)?;
+        let transforms = [&bench.gpu, &bench.cpu].map(|device| Transform::new(device, plan.clone()));
+        let [gpu, cpu] = transforms;
+        let transforms = [Arc::new(gpu?), Arc::new(cpu?)];
         let build = |half: &dyn Fn(&Twin) -> Tensor, side: Side| {
+            let rows = Rows::Tokens;
             let mut ops = Vec::new();
+            let mut input = &x;
             if normed {
                 let (x, weight, out) = (half(&x), half(&weight), half(&normed_x));
-                ops.push(Op::RmsNorm { rows: Rows::Tokens, x, weight, eps: 0.1, out, add: false });
+                ops.push(Op::RmsNorm { rows, x, weight, eps: 0.1, out, add: false });
+                input = &normed_x;
+            }
+            if scale || rotation {
+                let (x, by, out) = (half(input), half(&by), half(&turned));
+                ops.push(match rotation {
+                    true => Op::Hadamard {
+                        rows,
+                        plan: transforms[side as usize].clone(),
+                        x,
+                        before: Some(by),
+                        after: None,
+                        out,
+                        offset: 0,
+                        width: cols,
+                        add: false,
+                    },
+                    false => Op::Scale { rows, x, by, out },
+                });
+                input = &turned;
             }
             ops.push(Op::Product {
-                rows: Rows::Tokens,
+                rows,
                 matrix: matrix[side as usize].clone(),
-                x: half(if normed { &normed_x } else { &x }),
+                x: half(input),
                 int8: false,
                 permutation: (slots & 4 > 0).then(|| half(&permutation)),
                 bias: (slots & 2 > 0).then(|| half(&bias)),
@@ -312,7 +365,7 @@ async fn fused_product(
                 let (x, out) = (half(&product), half(&gates));
                 let activation = Activation::Clamped { limit: 0.5 };
                 let (gate, up) = if slots & 1 > 0 { (0, width) } else { (width, 0) };
-                ops.push(Op::Glu { rows: Rows::Tokens, activation, x, gate, up: Some(up), out });
+                ops.push(Op::Glu { rows, activation, x, gate, up: Some(up), out });
             }
             ops
         };
@@ -1054,11 +1107,24 @@ pub async fn verify_only(
             }
             let experts = async |b: &mut Bench| expert_product(b, &codec).await;
             run.case("expert_product", &name, TOLERANCE_F32, experts).await?;
-            for (kernel, fused) in [
-                ("normed matvec", (true, false)),
-                ("gated matvec", (false, true)),
-                ("normed gated matvec", (true, true)),
-            ] {
+            let none = FusedWith::default();
+            let mut all = vec![
+                ("normed matvec", FusedWith { norm: true, ..none }),
+                ("gated matvec", FusedWith { gate: true, ..none }),
+                ("normed gated matvec", FusedWith { norm: true, gate: true, ..none }),
+            ];
+            // On a CPU these stay by themselves, and x where it is.
+            if !context.capabilities().software {
+                let long = async |b: &mut Bench| long_product(b, &codec, slots).await;
+                run.case("long matvec", &name, TOLERANCE_F32, long).await?;
+                all.extend([
+                    ("scaled matvec", FusedWith { scale: true, ..none }),
+                    ("rotated matvec", FusedWith { rotation: true, ..none }),
+                    ("normed scaled matvec", FusedWith { norm: true, scale: true, ..none }),
+                    ("normed rotated matvec", FusedWith { norm: true, rotation: true, ..none }),
+                ]);
+            }
+            for (kernel, fused) in all {
                 let case = async |b: &mut Bench| fused_product(b, &codec, fused, slots).await;
                 run.case(kernel, &name, TOLERANCE_F32, case).await?;
             }

@@ -2,7 +2,7 @@
 // out[t, i] (+)= after[i]·scale·((m ⊗ S)(before ⊙ x[t]))[i], S the Sylvester matrix. A workgroup makes RUNS of them for
 // a token: it adds all runs of x, with signs or with weights, and transforms the sums in workgroup memory.
 // Bit k of row i of `mix_words` says minus; DENSE: numbers. x, out: [tokens, strides]; that of x a multiple of four.
-// requires: lib/runs_plain.wgsl or lib/runs_normed.wgsl
+// requires: lib/runs_plain.wgsl or lib/runs_normed.wgsl; lib/walsh.wgsl, whose block has SHARERS · RUNS runs
 
 struct Hadamard {
     x_stride: u32,
@@ -22,9 +22,6 @@ struct Hadamard {
 
 const WORDS: u32 = (ORDER + 31u) / 32u; // of a row of signs
 const QUADS: u32 = (LENGTH + 3u) / 4u; // of a run
-
-// SHARERS lanes make a quad, each of some of the runs; only one of SHARERS and RUNS is more than 1.
-var<workgroup> block: array<f32, SHARERS * RUNS * LENGTH>;
 
 // x[at], … x[at + 3] of a token, ready for the sum, or zeros; of shorter runs than four the rest goes unused.
 fn load(token: u32, at: u32, there: bool) -> vec4<f32> {
@@ -66,24 +63,13 @@ fn terms8(token: u32, at: u32, i: u32, k: u32) -> vec4<f32> {
         + (term(token, at, i, k + 6u, signs) + term(token, at, i, k + 7u, signs)));
 }
 
-fn keep(at: u32, v: vec4<f32>) {
-    block[at] = v.x;
-    if (LENGTH > 1u) {
-        block[at + 1u] = v.y;
-    }
-    if (LENGTH > 2u) {
-        block[at + 2u] = v.z;
-        block[at + 3u] = v.w;
-    }
-}
-
-// Fills the block with the sums of runs `first` and up; all lanes together.
+// Fills the block with the sums of runs `first` and up, all lanes together. SHARERS lanes make a quad, each of some of the
+// runs; only one of SHARERS and RUNS is more than 1.
 fn mix(token: u32, first: u32, lane: u32) {
     if (ORDER == 1u) {
         for (var quad = lane; quad < RUNS * QUADS; quad += LANES) {
             let i = first + quad / QUADS;
-            let at = 4u * (quad % QUADS);
-            keep(quad / QUADS * LENGTH + at, load(token, i * LENGTH + at, i < P.runs));
+            block[quad] = within(load(token, i * LENGTH + 4u * (quad % QUADS), i < P.runs));
         }
         workgroupBarrier();
         return;
@@ -95,51 +81,16 @@ fn mix(token: u32, first: u32, lane: u32) {
     for (var k = select(8u * own, 0u, RUNS > 1u); k < ORDER; k += 8u * SHARERS) {
         sum += terms8(token, at, i, k);
     }
-    keep(own * LENGTH + at, sum);
-    workgroupBarrier();
     if (SHARERS > 1u) {
-        for (var j = lane; j < LENGTH; j += LANES) {
-            var all = block[j];
-            for (var s = 1u; s < SHARERS; s++) {
-                all += block[s * LENGTH + j];
-            }
-            block[j] = all;
+        block[lane] = sum;
+        workgroupBarrier();
+        for (var share = 1u; share < SHARERS; share++) {
+            sum += block[(share * QUADS + lane) % LANES]; // of use to the first QUADS lanes
         }
         workgroupBarrier();
     }
-}
-
-// Two stages at a time, and what is left over.
-fn transform(lane: u32) {
-    var apart = 1u;
-    for (; 4u * apart <= LENGTH; apart *= 4u) {
-        for (var i = lane; i < RUNS * LENGTH / 4u; i += LANES) {
-            let at = ((i & ~(apart - 1u)) << 2u) | (i & (apart - 1u));
-            let a = block[at];
-            let b = block[at + apart];
-            let c = block[at + 2u * apart];
-            let d = block[at + 3u * apart];
-            let ab = a + b;
-            let cd = c + d;
-            block[at] = ab + cd;
-            block[at + 2u * apart] = ab - cd;
-            let a_b = a - b;
-            let c_d = c - d;
-            block[at + apart] = a_b + c_d;
-            block[at + 3u * apart] = a_b - c_d;
-        }
-        workgroupBarrier();
-    }
-    if (apart < LENGTH) {
-        for (var i = lane; i < RUNS * apart; i += LANES) {
-            let at = ((i & ~(apart - 1u)) << 1u) | (i & (apart - 1u));
-            let a = block[at];
-            let b = block[at + apart];
-            block[at] = a + b;
-            block[at + apart] = a - b;
-        }
-        workgroupBarrier();
-    }
+    block[lane] = within(sum);
+    workgroupBarrier();
 }
 
 // Result i of runs that begin at `first`, if it is written at all.
@@ -147,7 +98,8 @@ fn result(token: u32, first: u32, i: u32, scale: f32) -> f32 {
     if (i >= RUNS * LENGTH || first + i >= P.width) {
         return 0.0;
     }
-    var v = block[i] * scale;
+    let at = i / LENGTH * 4u * QUADS + i % LENGTH;
+    var v = block[at / 4u][at & 3u] * scale;
     if (AFTER) {
         v *= after[first + i];
     }
@@ -168,7 +120,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let token = group.y;
     mix(token, group.x * RUNS, lane.x);
     let scale = P.scale * norm_factor(lane.x);
-    transform(lane.x);
+    walsh(RUNS * QUADS, lane.x);
     // Four a lane at once, so that the memory has more to do.
     let first = group.x * RUNS * LENGTH;
     for (var i = lane.x; i < RUNS * LENGTH; i += 4u * LANES) {

@@ -12,11 +12,13 @@ use crate::checkpoint::{
 use crate::error::{Error, Result};
 use crate::model::{ModelConfig, architecture};
 use crate::quant::e8p::E8p12;
-use crate::quant::hadamard::{self, Form};
+use crate::quant::hadamard::Form;
+use crate::quant::hyb;
 use crate::quant::int::{Int, Offset};
 use crate::quant::lookup::{Lookup, NF4, Nested, Scales};
 use crate::quant::mixed::{Mixed, Segment};
 use crate::quant::plain::Plain;
+use crate::quant::trellis::{Codebook, Order, Trellis};
 use crate::quant::vectors::{Sizes, Vectors};
 use crate::quant::{
     CODECS, Codec, Extent, Field, Kind, Packed, Piece, Shape, TILE_ROWS, Tiles, UNIT, WHOLE_ROW,
@@ -48,10 +50,23 @@ enum Reach {
     Layers,
     /// Embedding and head too, as in a GGUF file.
     Everything,
-    /// The layers, with Hadamard transforms on both sides and modules fused as QuIP# does it.
+    /// The layers, with Hadamard transforms on both sides: of blocks of this size (EXL3) or whole.
+    Rotated(Option<usize>),
+    /// The same, whole, of modules fused as QuIP# does it.
     Incoherent,
     /// The layers, their inputs in another order, the same for all that read them, as EXL2 does it.
     Permuted,
+}
+
+impl Reach {
+    /// Of the transforms on both sides, if there are such.
+    fn form(self) -> Option<Form> {
+        match self {
+            Reach::Rotated(Some(block)) => Some(Form::Blocks(block)),
+            Reach::Rotated(None) | Reach::Incoherent => Some(Form::Whole),
+            _ => None,
+        }
+    }
 }
 
 /// Short names for what people run. Every other codec goes by the name that `inspect` prints, with `-` for spaces.
@@ -75,6 +90,10 @@ pub static SCHEMES: &[Scheme] = &[
         codec: |_| Ok(E8p12::new(None)) },
     Scheme { name: "e8p12-plain", about: "the same without the transforms", extent: Reach::Layers,
         codec: |_| Ok(E8p12::new(None)) },
+    Scheme { name: "exl3-4", about: "EXL3: 4 bits, Hadamard transforms of 128 on both sides", extent: Reach::Rotated(Some(128)),
+        codec: |_| Ok(Trellis::new(4, Codebook::Mul1, Order::Lanes)?) },
+    Scheme { name: "qtip-2", about: "QTIP HYB: 2 bits, Hadamard transforms on both sides", extent: Reach::Rotated(None),
+        codec: hybrid },
     Scheme { name: "exl2-4", about: "EXL2: 4 bits on average, 5, 4 and 3 in a row", extent: Reach::Permuted,
         codec: mixed_integers },
     Scheme { name: "vptq-3", about: "VPTQ: 8 outputs of 2^16 vectors and 2^8 residuals, 3 bits", extent: Reach::Layers,
@@ -106,6 +125,12 @@ fn mixed_integers(shape: Shape) -> Result<Arc<dyn Codec>> {
     let max = |s: &Segment| 12f32.sqrt() / (0.48 * (1 << s.bits) as f32 * (shape.cols as f32).sqrt());
     let groups = segments.iter().flat_map(|s| std::iter::repeat_n(max(s), s.units / s.group)).collect();
     Ok(Mixed::new(&segments, groups)?)
+}
+
+/// 2 bits, with the table of the codec's tests.
+fn hybrid(_: Shape) -> Result<Arc<dyn Codec>> {
+    let found = (hyb::FAMILY.samples)().into_iter().next();
+    found.ok_or_else(|| Error::missing("sample of a hybrid code"))
 }
 
 /// `v8-k65536-256` in VPTQ's names; all matrices have the same codebooks.
@@ -202,15 +227,15 @@ impl RandomModel {
         let mut rng =
             StdRng::seed_from_u64(name.bytes().fold(7, |hash, b| hash * 31 % 1_000_003 + u64::from(b)));
         let (mut input, mut output) = (InputTransform::None, OutputTransform::None);
-        if in_layer && self.reach == Reach::Incoherent {
+        if let Some(form) = self.reach.form().filter(|_| in_layer) {
             for size in [rows, cols] {
-                hadamard::factor(size).map_err(|e| e.tensor(name))?;
+                form.plan(size, false).map_err(|e| e.tensor(name))?;
             }
             let mut signs = |count, size: f32| {
                 (0..count).map(|_| if rng.random() { size } else { -size }).collect::<Vec<f32>>()
             };
-            input = InputTransform::Hadamard { signs: signs(cols, 1.0), form: Form::Whole };
-            output = OutputTransform::Hadamard { signs: signs(rows, pool.gain), form: Form::Whole };
+            input = InputTransform::Hadamard { signs: signs(cols, 1.0), form: form.clone() };
+            output = OutputTransform::Hadamard { signs: signs(rows, pool.gain), form };
         }
         if in_layer && self.reach == Reach::Permuted {
             let mut order: Vec<u32> = (0..cols as u32).collect();
@@ -421,7 +446,7 @@ mod tests {
     #[test]
     fn tiles_are_the_packed_rows() {
         let shape =
-            ShapeSpec { hidden: 320, heads: (3, 1), vocab: 341, ..*ShapeSpec::named("tale").unwrap() };
+            ShapeSpec { hidden: 384, heads: (3, 1), vocab: 341, ..*ShapeSpec::named("tale").unwrap() };
         for name in codec_names() {
             let model = RandomModel::new(&shape, &name).unwrap();
             for matrix in [
@@ -451,14 +476,19 @@ mod tests {
     #[test]
     fn weights_are_of_a_trained_size() {
         let shape = ShapeSpec::named("tale").unwrap();
-        for name in codec_names().iter().filter(|name| !name.starts_with("e8p12")) {
+        for name in codec_names().iter().filter(|name| *name != "e8p12-plain") {
             let model = RandomModel::new(shape, name).unwrap();
             let matrix = model.module("model.layers.0.mlp.down_proj", &["down_proj"]).unwrap();
             let only_codes = matrix.codec.fields().iter().all(|field| matches!(field.kind, Kind::Code(_)));
             if only_codes && SCHEMES.iter().all(|scheme| scheme.name != name) {
                 continue; // a sample without a scale to give it a size
             }
-            let size = root_mean_square(&matrix.data.tiles().unwrap().tiles[0]) * (matrix.cols as f32).sqrt();
+            let gain = match &matrix.output {
+                OutputTransform::Hadamard { signs, .. } => signs[0].abs(),
+                OutputTransform::None => 1.0,
+            };
+            let rms = root_mean_square(&matrix.data.tiles().unwrap().tiles[0]);
+            let size = gain * rms * (matrix.cols as f32).sqrt();
             assert!((0.5..2.0).contains(&size), "{name}: {size}");
         }
     }

@@ -3,7 +3,7 @@
 //! numbers.
 
 use super::context::Capabilities;
-use super::kernels::{DecodeAttention, MATMUL_FROM, normed_fits, normed_transform};
+use super::kernels::{DecodeAttention, MATMUL_FROM, normed_fits, normed_transform, transform_fits};
 use crate::device::Tensor;
 use crate::ops::{Op, Rows};
 
@@ -11,8 +11,8 @@ use crate::ops::{Op, Rows};
 pub(crate) enum Fused<'a> {
     /// By itself.
     One(&'a Op),
-    /// A product with the norm before it and the gated activation after it.
-    Product { norm: Option<&'a Op>, product: &'a Op, glu: Option<&'a Op> },
+    /// A product with the norm and the transform of its activations before it and the gated activation after it.
+    Product { norm: Option<&'a Op>, transform: Option<&'a Op>, product: &'a Op, glu: Option<&'a Op> },
     /// A Hadamard transform with the norm before it.
     Hadamard { norm: &'a Op, hadamard: &'a Op },
     /// Rotations, cache writes and attention of one token.
@@ -22,9 +22,16 @@ pub(crate) enum Fused<'a> {
 /// What `ops` become on a device with these capabilities.
 pub(crate) fn fuse<'a>(ops: &'a [Op], capabilities: &Capabilities) -> Vec<Fused<'a>> {
     let mut norms: Vec<Option<&Op>> = vec![None; ops.len()]; // that others take over
+    let mut transforms = norms.clone();
     let mut taken = vec![false; ops.len()];
     for (i, op) in ops.iter().enumerate() {
-        if let Some(readers) = readers_of_norm(ops, i, capabilities) {
+        if product_of_transform(ops, i, capabilities) {
+            taken[i] = true;
+            transforms[i + 1] = Some(op);
+        }
+    }
+    for (i, op) in ops.iter().enumerate() {
+        if let Some(readers) = readers_of_norm(ops, &taken, i, capabilities) {
             taken[i] = true;
             readers.into_iter().for_each(|reader| norms[reader] = Some(op));
         }
@@ -39,13 +46,13 @@ pub(crate) fn fuse<'a>(ops: &'a [Op], capabilities: &Capabilities) -> Vec<Fused<
         let attention = follows(next.is_some_and(|n| attention_of_rope(op, n) && ends(ops, i + 1, n)));
         let glu = follows(next.is_some_and(|n| glu_of_product(op, n) && ends(ops, i + 1, n)));
         taken[(i + 1).min(ops.len() - 1)] |= attention.is_some() || glu.is_some();
-        all.push(match (attention, norms[i], glu) {
+        all.push(match (attention, norms[i], transforms[i], glu) {
             (Some(attention), ..) => Fused::Attention { rope: op, attention },
-            (None, None, None) => Fused::One(op),
-            (None, Some(norm), _) if matches!(op, Op::Hadamard { .. }) => {
+            (None, None, None, None) => Fused::One(op),
+            (None, Some(norm), ..) if matches!(op, Op::Hadamard { .. }) => {
                 Fused::Hadamard { norm, hadamard: op }
             }
-            (None, norm, glu) => Fused::Product { norm, product: op, glu },
+            (None, norm, transform, glu) => Fused::Product { norm, transform, product: op, glu },
         });
     }
     all
@@ -74,9 +81,21 @@ fn dead_after(ops: &[Op], i: usize, tensor: &Tensor) -> bool {
     true
 }
 
+/// Whether op `i` transforms activations for the product after it alone, which can do so by itself.
+fn product_of_transform(ops: &[Op], i: usize, capabilities: &Capabilities) -> bool {
+    let (Op::Scale { rows, x, out, .. } | Op::Hadamard { rows, x, out, .. }) = &ops[i] else { return false };
+    let Some(Op::Product { rows: own, matrix, x: input, int8: false, permutation: None, out: to, .. }) =
+        ops.get(i + 1)
+    else {
+        return false;
+    };
+    let same = own == rows && input.is(out) && !to.is(out) && !to.is(x) && out.rows < MATMUL_FROM;
+    same && transform_fits(&ops[i], matrix, capabilities) && dead_after(ops, i + 1, out)
+}
+
 /// All that reads the result of the norm that op `i` is, if all of it are products and transforms that can norm by
-/// themselves, and x is the same until the last of them.
-fn readers_of_norm(ops: &[Op], i: usize, capabilities: &Capabilities) -> Option<Vec<usize>> {
+/// themselves, and x is the same until the last of them. Of a transform that is `taken` it is the product after it.
+fn readers_of_norm(ops: &[Op], taken: &[bool], i: usize, capabilities: &Capabilities) -> Option<Vec<usize>> {
     let Op::RmsNorm { rows, x, out, add: false, .. } = &ops[i] else { return None };
     // On a CPU a dispatch costs less than norming once more in every workgroup.
     if capabilities.software || out.rows >= MATMUL_FROM || x.rows >= MATMUL_FROM && *rows == Rows::Head {
@@ -87,22 +106,21 @@ fn readers_of_norm(ops: &[Op], i: usize, capabilities: &Capabilities) -> Option<
     for (j, op) in ops.iter().enumerate().skip(i + 1) {
         let (reads, writes) = op.activations();
         if reads.iter().any(|t| t.is(out)) {
-            let (own, input, cols, to, fits) = match op {
-                Op::Product { rows, matrix, x, int8: false, out, .. } => {
-                    (rows, x, matrix.shape.cols, out, normed_fits(matrix, capabilities))
+            let at = if taken[j] { j + 1 } else { j };
+            let (own, cols, to, fits) = match &ops[at] {
+                Op::Product { rows, matrix, int8: false, out, .. } => {
+                    (rows, matrix.shape.cols, out, normed_fits(matrix, capabilities))
                 }
-                Op::Hadamard { rows, plan, x, out, .. } => {
-                    (rows, x, plan.plan.n, out, normed_transform(plan))
-                }
+                Op::Hadamard { rows, plan, out, .. } => (rows, plan.plan.n, out, normed_transform(plan)),
                 _ => return None,
             };
             // One dispatch cannot read x and write to it.
             let apart = !to.is(out) && !to.is(x);
-            let same = own == rows && input.is(out) && apart && cols == x.cols;
+            let same = own == rows && apart && cols == x.cols;
             if !same || changed || to.rows >= MATMUL_FROM || !fits {
                 return None;
             }
-            readers.push(j);
+            readers.push(at);
         }
         if writes.iter().any(|t| t.is(out)) {
             break;

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::ops::{Activation, Cache, Heads, Index, Op, Rows, Transform};
 use crate::quant::activations::{ActivationCode, ActivationScale};
 use crate::quant::cache::CacheFormat;
-use crate::quant::hadamard::{self, Mix};
+use crate::quant::hadamard::{self, Mix, Plan};
 use crate::quant::{CODECS, Codec, Shape, UNIT};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -436,6 +436,10 @@ pub(crate) struct ProductSlots {
     pub(crate) ragged: bool,
     /// A matvec whose x is normed, of so many columns.
     pub(crate) normed: Option<usize>,
+    /// A matvec whose columns of x are multiplied by numbers of their own.
+    pub(crate) scaled: bool,
+    /// [`Spread::Floats`] whose x then goes through orthonormal Hadamard transforms of so many columns; 1: it does not.
+    pub(crate) rotated: usize,
     /// A matvec of gate and up, with what comes after it.
     pub(crate) gated: Option<Activation>,
 }
@@ -443,7 +447,17 @@ pub(crate) struct ProductSlots {
 impl ProductSlots {
     /// With none of them filled.
     fn plain(rows: Rows) -> Self {
-        Self { add: false, biased: false, permuted: false, rows, ragged: false, normed: None, gated: None }
+        Self {
+            add: false,
+            biased: false,
+            permuted: false,
+            rows,
+            ragged: false,
+            normed: None,
+            scaled: false,
+            rotated: 1,
+            gated: None,
+        }
     }
 }
 
@@ -460,8 +474,13 @@ const FIXED_UNITS: u32 = 128;
 const FLOAT_UNITS: u32 = 64;
 
 impl ProductSlots {
-    fn constants(self) -> [(&'static str, Constant); 3] {
-        [("ADD", self.add.into()), ("BIASED", self.biased.into()), ("PERMUTED", self.permuted.into())]
+    fn constants(self) -> [(&'static str, Constant); 4] {
+        [
+            ("ADD", self.add.into()),
+            ("BIASED", self.biased.into()),
+            ("PERMUTED", self.permuted.into()),
+            ("SCALED", self.scaled.into()),
+        ]
     }
 
     /// What tells modules apart that differ in their slots.
@@ -473,6 +492,8 @@ impl ProductSlots {
             (self.permuted, " permuted"),
             (self.ragged, " ragged"),
             (self.normed.is_some(), " normed"),
+            (self.scaled, " scaled"),
+            (self.rotated > 1, " rotated"),
             (self.gated.is_some(), " gated"),
         ];
         for (on, name) in slots {
@@ -517,7 +538,13 @@ impl ProductSlots {
                         FIXED_UNITS
                     }
                     _ => {
-                        module.parts.extend(["lib/floats.wgsl", codec.floats()]);
+                        module.parts.extend(["lib/floats.wgsl", "lib/walsh.wgsl", codec.floats()]);
+                        let scale = (1.0 / (self.rotated as f64).sqrt()) as f32;
+                        module.constants.extend([
+                            ("LENGTH", Constant::U32(self.rotated as u32)),
+                            ("SCALE", scale.to_bits().into()),
+                            ("ROOM", (FLOAT_UNITS * UNIT as u32 / 4).into()),
+                        ]);
                         FLOAT_UNITS
                     }
                 };
@@ -639,6 +666,7 @@ pub(crate) fn expert_module(
         ("ADD", add.into()),
         ("BIASED", biased.into()),
         ("PERMUTED", permuted.into()),
+        ("SCALED", false.into()),
         ("RAGGED", ragged.into()),
         ("SPLIT", split.into()),
     ]);
@@ -1039,11 +1067,13 @@ impl HadamardSlots {
 
     pub(crate) fn module(self, capabilities: &Capabilities) -> Module {
         let mut module = module("hadamard", "kernels/hadamard.wgsl");
+        module.parts.push("lib/walsh.wgsl");
         let (runs, sharers) = (self.runs_at_once(capabilities), self.sharers(capabilities));
         let lanes = (self.quads() * runs * sharers).min(256) as u32;
         module.constants.extend([
             ("ORDER", Constant::U32(self.order as u32)),
             ("LENGTH", (self.length as u32).into()),
+            ("ROOM", ((self.quads() * runs * sharers) as u32).into()),
             ("RUNS", (runs as u32).into()),
             ("SHARERS", (sharers as u32).into()),
             ("DENSE", self.dense.into()),
@@ -1093,6 +1123,27 @@ pub(crate) fn normed_fits(matrix: &Matrix, capabilities: &Capabilities) -> bool 
     matrix.shape.cols.is_multiple_of(4) && matrix.parts().iter().all(suits)
 }
 
+/// Whether a decode step's product with `matrix` can do what `transform` does to its activations before it: scale them, or
+/// rotate blocks of them.
+pub(crate) fn transform_fits(transform: &Op, matrix: &Matrix, capabilities: &Capabilities) -> bool {
+    let cols = matrix.shape.cols;
+    let of_floats = |part: &Part| {
+        let spread = Spread::choose(capabilities, &*matrix.codec, part.shape, 1, true);
+        matches!(spread, Spread::Floats { .. })
+    };
+    match transform {
+        Op::Scale { x, by, .. } => {
+            x.cols.is_multiple_of(4) && by.cols >= cols && normed_fits(matrix, capabilities)
+        }
+        Op::Hadamard { plan, width, after: None, offset: 0, add: false, .. } => {
+            let Plan { n, run, mix, .. } = &plan.plan;
+            let blocks = *mix == Mix::None && (4..=FLOAT_UNITS as usize * UNIT).contains(run);
+            blocks && *n == cols && *width == cols && matrix.parts().iter().all(of_floats)
+        }
+        _ => false,
+    }
+}
+
 /// Whether a transform can norm what it reads: a workgroup of it reads all of it.
 pub(crate) fn normed_transform(transform: &Transform) -> bool {
     let Transform { plan, mix } = transform;
@@ -1135,14 +1186,14 @@ pub(crate) fn lower<'a>(
 ) -> Result<Vec<Lowered<'a>>> {
     match *fused {
         Fused::One(op @ Op::Product { int8: false, .. }) => {
-            lower_product([None, Some(op), None], step, spare, capabilities)
+            lower_product([None, None, Some(op), None], step, spare, capabilities)
         }
         Fused::Hadamard { norm, hadamard } => {
             lower_hadamard(Some(norm), hadamard, spare.unused, capabilities)
         }
         Fused::One(op) => lower_one(op, step, spare.unused, capabilities),
-        Fused::Product { norm, product, glu } => {
-            lower_product([norm, Some(product), glu], step, spare, capabilities)
+        Fused::Product { norm, transform, product, glu } => {
+            lower_product([norm, transform, Some(product), glu], step, spare, capabilities)
         }
         Fused::Attention { rope, attention } => lower_attention(rope, attention, step, spare, capabilities),
     }
@@ -1413,9 +1464,9 @@ fn normed<'a>(
     })
 }
 
-/// The dispatches of [norm, product, gated activation], of which the product is there.
+/// The dispatches of [norm, transform, product, gated activation], of which the product is there.
 fn lower_product<'a>(
-    [norm, product, glu]: [Option<&'a Op>; 3],
+    [norm, transform, product, glu]: [Option<&'a Op>; 4],
     step: &'a Tensor,
     Spare { unused, scratch }: Spare<'a>,
     capabilities: &Capabilities,
@@ -1425,6 +1476,11 @@ fn lower_product<'a>(
     };
     let or_unused = |t: &'a Option<Tensor>| t.as_ref().map_or(Ok(unused), Tensor::gpu);
     // What it reads and writes in their stead.
+    let (x, scales, rotated) = match transform {
+        Some(Op::Scale { x, by, .. }) => (x, Some(by), 1),
+        Some(Op::Hadamard { x, before, plan, .. }) => (x, before.as_ref(), plan.plan.run),
+        _ => (x, None, 1),
+    };
     let (x, weight, eps) = normed(norm, x, unused)?;
     let (out, width, gated, [gate, up]) = match glu {
         Some(Op::Glu { activation, gate, up: Some(up), out, .. }) => {
@@ -1442,6 +1498,8 @@ fn lower_product<'a>(
             rows: *rows,
             ragged: !part.shape.cols.is_multiple_of(UNIT),
             normed: norm.map(|_| part.shape.cols),
+            scaled: scales.is_some(),
+            rotated,
             gated,
         };
         let spread = Spread::choose(capabilities, codec, part.shape, out.rows, gated.is_some());
@@ -1458,7 +1516,8 @@ fn lower_product<'a>(
         };
         let mut buffers = codec_buffers(part);
         buffers.extend([(4, x.gpu()?), (5, out.gpu()?), (6, step.gpu()?)]);
-        buffers.extend([(7, or_unused(permutation)?), (8, or_unused(bias)?), (9, weight)]);
+        let columns = scales.map_or_else(|| or_unused(permutation), Tensor::gpu)?;
+        buffers.extend([(7, columns), (8, or_unused(bias)?), (9, weight)]);
         if NATIVE && spread.by_matrix() {
             if all.is_empty() {
                 let mut buffers = buffers.clone();
@@ -1648,6 +1707,19 @@ fn modules(every_slot: bool) -> Vec<Module> {
             };
             for spread in Spread::FUSED.into_iter().filter(suits) {
                 add(format!("{} {spread:?}", slots.suffix()), slots.module(&*codec, spread));
+            }
+        }
+        let staged = [Spread::Floats { tiles: 2, split: 8 }, Spread::Fixed { tiles: 2, split: 8 }];
+        for spread in
+            staged.into_iter().filter(|&spread| codec_suits(&*codec, spread) && (every_slot || i == 0))
+        {
+            for (normed, rotated) in [(false, 1), (true, 1), (false, 128), (true, 128)] {
+                let normed = normed.then_some(NORMED_COLS);
+                let slots =
+                    ProductSlots { normed, scaled: true, rotated, ..ProductSlots::plain(Rows::Tokens) };
+                if rotated == 1 || spread == staged[0] {
+                    add(format!("{} {spread:?}", slots.suffix()), slots.module(&*codec, spread));
+                }
             }
         }
     }

@@ -118,6 +118,7 @@ parts![
     "lib/step.wgsl",
     "lib/tanh.wgsl",
     "lib/trellis.wgsl",
+    "lib/walsh.wgsl",
     "lib/x_lane.wgsl",
     "lib/x_subgroup.wgsl",
     "probes/copy.wgsl",

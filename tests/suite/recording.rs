@@ -71,6 +71,28 @@ fn a_step_is_one_submit_and_few_dispatches() {
     }
 }
 
+/// Norms go into what reads them, blocks of inputs are rotated by the product; other transforms are a dispatch each.
+#[test]
+fn a_step_on_a_gpu_takes_norms_and_rotations_along() {
+    let Some(shared) = shared("steps of transformed fixtures") else { return };
+    let options = Options { without: vec!["software".into()], ..Options::default() };
+    let context = contexts(&options).remove(0);
+    for (name, rotated) in [("exl3-3bpw-mul1", true), ("quip-e8p12", false)] {
+        let folder = shared.join("fixtures/tinystories-656k").join(name);
+        let model = load(&context, &pollster::block_on(Checkpoint::open(folder)).expect(name));
+        let count = |wanted: fn(&Op) -> bool| model.decode_ops().iter().filter(|op| wanted(op)).count();
+        let products = count(|op| matches!(op, Op::Product { .. }));
+        let inputs = count(|op| matches!(op, Op::Hadamard { before: Some(_), .. }));
+        let outputs = count(|op| matches!(op, Op::Hadamard { after: Some(_), .. }));
+        assert!(inputs > 0 && outputs > 0, "{name}: {inputs} and {outputs} transforms");
+        let transforms = if rotated { outputs } else { inputs + outputs };
+        // Embedding and argmax; of a layer attention, which may be two, and the gated activation.
+        let most = 2 + products + transforms + 3 * model.config.layers;
+        let dispatches = model.dispatches().0;
+        assert!(dispatches <= most, "{name}: {dispatches} dispatches, at most {most}");
+    }
+}
+
 #[test]
 fn a_matrix_larger_than_a_binding_is_cut_by_rows() {
     let checkpoint = pollster::block_on(embedded::open()).expect("the embedded model");
