@@ -2,12 +2,12 @@
 
 use crate::device::{Device, Matrix, Tensor};
 use crate::error::{Error, Result};
-use crate::gpu::Context;
-use crate::gpu::kernels::{EXPERT_ROWS, EXPERT_SHARES, has_wide_rows, head_dims};
+use crate::gpu::kernels::{EXPERT_ROWS, EXPERT_SHARES, has_wide_rows, head_dims, rounds};
+use crate::gpu::{Capabilities, Context, Rounding};
 use crate::ops::{
     Activation, Cache, Heads, Index, Op, Routes, Rows, STEP_HEADER, Step, Tokens, Transform, int8_words,
 };
-use crate::quant::activations::{ActivationScale, Activations};
+use crate::quant::activations::{ActivationScale, Activations, bytes};
 use crate::quant::cache::CacheFormat;
 use crate::quant::hadamard::{Form, sizes};
 use crate::quant::{CODECS, Codec, Family, Field, Kind, Shape, UNIT, WHOLE_ROW};
@@ -24,6 +24,8 @@ use std::sync::Arc;
 pub const TOLERANCE_F32: f64 = 1e-5;
 /// The same where the KV cache is f16.
 pub const TOLERANCE_F16: f64 = 2e-3;
+/// What may be lost where activations have 8 bits that the twin does not know.
+pub const TOLERANCE_BYTES: f64 = 4e-2;
 
 /// How one kernel did.
 #[derive(Debug, Clone, Serialize)]
@@ -94,6 +96,23 @@ impl Bench {
             Ok(tensor)
         };
         Ok(Twin { gpu: half(&self.gpu)?, cpu: half(&self.cpu)? })
+    }
+
+    /// The numbers of `tokens` rows that a GPU makes of x before it multiplies them, taken in this order, for the twin too.
+    async fn round(&self, x: &Twin, order: Option<&[u32]>, matrix: &Matrix, tokens: usize) -> Result<()> {
+        let Device::Gpu(context) = &self.gpu else { return Ok(()) };
+        if !rounds(context.capabilities(), matrix, tokens) {
+            return Ok(());
+        }
+        let values = self.cpu.read(&x.cpu, tokens).await?;
+        let mut rounded = values.clone();
+        for (row, rounded) in values.chunks_exact(x.cpu.cols).zip(rounded.chunks_exact_mut(x.cpu.cols)) {
+            let place = |k: usize| order.map_or(k, |order| order[k] as usize);
+            let ordered: Vec<f32> = (0..row.len()).map(|k| row[place(k)]).collect();
+            bytes(&ordered).enumerate().for_each(|(k, value)| rounded[place(k)] = value);
+        }
+        self.cpu.write(&x.cpu, 0, bytemuck::cast_slice(&rounded));
+        Ok(())
     }
 
     /// A twin matrix of random items.
@@ -257,6 +276,7 @@ async fn products(
         let mut order: Vec<u32> = (0..cols as u32).collect();
         order.shuffle(&mut bench.rng);
         let permutation = bench.twin(1, cols, &order)?;
+        bench.round(&x, (slots & 4 > 0).then_some(&order), &matrix[0], tokens).await?;
         let build = |half: &dyn Fn(&Twin) -> Tensor, side: Side| Op::Product {
             rows: Rows::Tokens,
             matrix: matrix[side as usize].clone(),
@@ -323,6 +343,9 @@ async fn fused_product(
         let transforms = [&bench.gpu, &bench.cpu].map(|device| Transform::new(device, plan.clone()));
         let [gpu, cpu] = transforms;
         let transforms = [Arc::new(gpu?), Arc::new(cpu?)];
+        if !normed && !scale && !rotation {
+            bench.round(&x, (slots & 4 > 0).then_some(&order), &matrix[0], 1).await?;
+        }
         let build = |half: &dyn Fn(&Twin) -> Tensor, side: Side| {
             let rows = Rows::Tokens;
             let mut ops = Vec::new();
@@ -1084,11 +1107,13 @@ pub async fn verify_only(
         let name = codec.name();
         let first = std::mem::replace(&mut family, codec.family().name) != codec.family().name;
         let slots = i + seed as usize;
-        let tokens = rng.random_range(2..48);
+        // Blocks of products of bytes have 64.
+        let blocks = if context.capabilities().rounding == Rounding::Bytes { 64 } else { 0 };
+        let tokens = blocks + rng.random_range(2..48);
         run.case("gather", &name, TOLERANCE_F32, async |b| gather(b, &codec).await).await?;
         run.case("matvec", &name, TOLERANCE_F32, async |b| product(b, &codec, 1, slots, first).await).await?;
-        let halves = context.capabilities().matrix && context.capabilities().half_prompts;
-        let tolerance = if halves { TOLERANCE_F16 } else { TOLERANCE_F32 };
+        let Capabilities { matrix, rounding, .. } = *context.capabilities();
+        let tolerance = if matrix && rounding == Rounding::Halves { TOLERANCE_F16 } else { TOLERANCE_F32 };
         run.case("matmul", &name, tolerance, async |b| product(b, &codec, tokens, slots, first).await)
             .await?;
         if codec.has_integers() {
@@ -1126,7 +1151,9 @@ pub async fn verify_only(
             }
             for (kernel, fused) in all {
                 let case = async |b: &mut Bench| fused_product(b, &codec, fused, slots).await;
-                run.case(kernel, &name, TOLERANCE_F32, case).await?;
+                let rounded = rounding == Rounding::Bytes && (fused.norm || fused.scale || fused.rotation);
+                let tolerance = if rounded { TOLERANCE_BYTES } else { TOLERANCE_F32 };
+                run.case(kernel, &name, tolerance, case).await?;
             }
         }
     }

@@ -1,15 +1,16 @@
-// Products of codecs/int.wgsl by packed dot products.
-// provides: Group, group_of, SHARED_UNITS, dot_staged    requires: codecs/int.wgsl, lib/fixed.wgsl
+// The integers of codecs/int.wgsl, for packed dot products.
+// provides: Group, group_of, SHARED_UNITS, GROUPS_OF_16, integers_of    requires: codecs/int.wgsl, lib/integers.wgsl
 
 alias Group = Affine;
 
 const SHARED_UNITS: u32 = GROUP_RUNS / 4u;
+const GROUPS_OF_16: bool = false;
 
 fn group_of(row: u32, unit: u32) -> Group {
     return affine(row, 4u * unit);
 }
 
-fn dot_staged(row: u32, unit: u32, f: Group, x: Staged) -> f32 {
+fn integers_of(row: u32, unit: u32, f: Group) -> Integers32 {
     var q: Codes32;
     if (LOW_BITS == 4u && HIGH_BITS == 0u) {
         q = nibble_codes(codes[cell_index(row, unit, P.units)]);
@@ -22,6 +23,6 @@ fn dot_staged(row: u32, unit: u32, f: Group, x: Staged) -> f32 {
         q = Codes32(q.a ^ vec4(0x80808080u), q.b ^ vec4(0x80808080u));
         zero -= 128.0;
     }
-    let sum = x.a.sum + x.b.sum;
-    return (fixed_dot(q, x) - zero * sum) * f.scale + f.min * sum;
+    let offset = f.min - zero * f.scale;
+    return Integers32(q, vec4(f.scale, offset, f.scale, offset));
 }

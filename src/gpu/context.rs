@@ -44,6 +44,21 @@ pub enum LimitSet {
     Iphone,
 }
 
+/// What products may lose of activations, where the adapter multiplies the rest faster.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rounding {
+    /// Nothing: sums are as good as those of f32.
+    #[default]
+    None,
+    /// Prompts multiply in f16, for matrix units: weights and activations lose about 2.5e-4 of their size. Without, they
+    /// multiply as two halves each.
+    Halves,
+    /// Activations have 8 bits, 32 of them a power of two in common, for packed dot products with integer weights: they lose
+    /// about 0.8 % of their size.
+    Bytes,
+}
+
 /// How to open a device.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -53,9 +68,8 @@ pub struct Options {
     pub limits: LimitSet,
     /// Of [`Options::WITHOUT`], capabilities to leave unused; without `software` a software adapter gets a GPU's kernels.
     pub without: Vec<String>,
-    /// Let prompts multiply in f16 where the adapter has matrix units, which is faster and not as exact: weights and
-    /// activations lose about 2.5e-4 of their size. Without, they multiply as two halves each, which is as good as f32.
-    pub half_prompts: bool,
+    /// What products may lose of activations where that is faster.
+    pub rounding: Rounding,
     /// What a page knows of its adapter.
     pub browser: Option<Browser>,
     /// A smaller `max_storage_buffer_binding_size`, for tests of splitting.
@@ -64,6 +78,12 @@ pub struct Options {
     pub pipeline_cache: Option<PathBuf>,
     /// Shader parts that replace the built-in ones, by file name; for tests that break a kernel on purpose.
     pub shader_overrides: BTreeMap<String, String>,
+}
+
+impl Rounding {
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
 }
 
 impl Options {
@@ -111,9 +131,9 @@ pub struct Capabilities {
     pub dot4: bool,
     /// Matrix units for f16 (16 × 16, into f32), in subgroups of 32 lanes.
     pub matrix: bool,
-    /// They may round, see [`Options::half_prompts`].
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub half_prompts: bool,
+    /// How activations may be rounded.
+    #[serde(skip_serializing_if = "Rounding::is_none")]
+    pub rounding: Rounding,
     /// A software adapter: one row a lane beats splitting a row.
     pub software: bool,
     /// Largest storage binding in bytes.
@@ -142,7 +162,7 @@ impl Capabilities {
         subgroups: None,
         dot4: true,
         matrix: false,
-        half_prompts: false,
+        rounding: Rounding::None,
         software: false,
         max_binding: 128 << 20,
         max_buffer: 256 << 20,
@@ -400,7 +420,7 @@ fn capabilities(
         subgroups: subgroups.or(asked),
         dot4: packed && options.has("dot4"),
         matrix,
-        half_prompts: options.half_prompts,
+        rounding: options.rounding,
         software: (software || info.device_type == wgpu::DeviceType::Cpu) && options.has("software"),
         max_binding: limits.max_storage_buffer_binding_size,
         max_buffer: limits.max_buffer_size,

@@ -1,6 +1,6 @@
 //! Lowering: an [`Op`] becomes one dispatch or a few. The only place that knows kernels by name.
 
-use super::context::Capabilities;
+use super::context::{Capabilities, Rounding};
 use super::fuse::Fused;
 use super::link::{Constant, Module};
 use crate::device::{Matrix, Part, Tensor};
@@ -82,6 +82,8 @@ pub(crate) enum Spread {
     Matrix { exact: bool },
     /// The same in single halves, two units of columns at a time.
     Single,
+    /// Many tokens by packed dot products, 64 rows × 64 tokens a workgroup, for codecs [of integers](Codec::fixed); x rounded.
+    Bytes,
     /// Many tokens: a lane owns `rows` rows × 8·`eights` tokens.
     Rows { rows: u32, eights: u32, x: XSource },
 }
@@ -151,7 +153,8 @@ impl Tuning {
                 decode: Spread::Floats { tiles: 1, split: 16 },
                 fixed: has_fixed(capabilities).then_some(Spread::Fixed { tiles: 4, split: 8 }),
                 prefill: match capabilities.matrix {
-                    true => Spread::Matrix { exact: !capabilities.half_prompts },
+                    _ if has_bytes(capabilities) => Spread::Bytes,
+                    true => Spread::Matrix { exact: capabilities.rounding != Rounding::Halves },
                     false => Spread::Tiles { high: 16, wide: 1 },
                 },
             },
@@ -173,7 +176,9 @@ impl Tuning {
     pub(crate) fn candidates(capabilities: &Capabilities) -> [Vec<Spread>; 3] {
         let own = Self::of_class(capabilities);
         let wide = has_wide_subgroups(capabilities);
-        let (software, invocations) = (capabilities.software, capabilities.invocations);
+        let Capabilities { software, invocations, matrix, rounding, .. } = *capabilities;
+        // Bytes are what was asked for, whatever else would be fastest.
+        let (matrix, halves) = (matrix && own.prefill != Spread::Bytes, rounding == Rounding::Halves);
         let fits = |spread: &Spread| match *spread {
             Spread::Matvec { x, .. } => software && (wide || x == XSource::Lane),
             Spread::Fixed { split, .. } | Spread::Floats { split, .. } => {
@@ -181,9 +186,10 @@ impl Tuning {
                 let suits = matches!(spread, Spread::Floats { .. }) || has_fixed(capabilities);
                 !software && suits && TILE as u32 * split <= invocations && room
             }
-            Spread::Tiles { wide, .. } => wide == 1 || !software,
-            Spread::Matrix { exact } => capabilities.matrix && exact != capabilities.half_prompts,
-            Spread::Single => capabilities.matrix && capabilities.half_prompts,
+            Spread::Tiles { wide, .. } => (wide == 1 || !software) && own.prefill != Spread::Bytes,
+            Spread::Matrix { exact } => matrix && exact != halves,
+            Spread::Single => matrix && halves,
+            Spread::Bytes => has_bytes(capabilities),
             Spread::Rows { x, .. } => {
                 software && takes_blocks(capabilities) && x == XSource::of_software(capabilities)
             }
@@ -202,6 +208,17 @@ impl Tuning {
         }
         all
     }
+}
+
+/// Whether they are, and activations may be rounded for them.
+fn has_bytes(capabilities: &Capabilities) -> bool {
+    has_fixed(capabilities) && capabilities.rounding == Rounding::Bytes
+}
+
+/// Whether they are what a product has, of `tokens` activations as they are.
+pub(crate) fn rounds(capabilities: &Capabilities, matrix: &Matrix, tokens: usize) -> bool {
+    let spread = Spread::choose(capabilities, &*matrix.codec, matrix.shape, tokens, false);
+    has_bytes(capabilities) && matches!(spread, Spread::Fixed { .. } | Spread::Bytes)
 }
 
 /// Whether packed dot products are there to be used, and lanes can ask their neighbours.
@@ -256,6 +273,7 @@ fn halves_part(_: &dyn Codec) -> Option<&'static str> {
 fn codec_suits(codec: &dyn Codec, spread: Spread) -> bool {
     match spread {
         Spread::Fixed { .. } => codec.fixed().is_some(),
+        Spread::Bytes => codec.fixed().is_some() && codec.fixed_dot().is_none(),
         _ if spread.by_matrix() => codec.workgroup_bytes() <= MATRIX_TABLES && halves_part(codec).is_some(),
         _ => true,
     }
@@ -272,7 +290,7 @@ fn halves_vecs(cols: usize) -> usize {
 
 impl Spread {
     /// All that [`Spread::choose`] returns.
-    const ALL: [Self; 24] = [
+    const ALL: [Self; 25] = [
         Spread::Matvec { tiles: 1, x: XSource::Lane },
         Spread::Matvec { tiles: 4, x: XSource::Lane },
         Spread::Matvec { tiles: 1, x: XSource::Subgroup },
@@ -297,6 +315,7 @@ impl Spread {
         Spread::Matrix { exact: true },
         Spread::Matrix { exact: false },
         Spread::Single,
+        Spread::Bytes,
     ];
 
     /// Those of them that a norm before the product or a gated activation after it is tested with.
@@ -408,6 +427,15 @@ impl Spread {
         }
     }
 
+    /// Bytes that a token's activations, of so many columns, are made of in a dispatch before the product.
+    fn prepared_bytes(self, cols: usize) -> usize {
+        match self {
+            Spread::Matrix { .. } | Spread::Single if NATIVE => 8 * halves_vecs(cols),
+            Spread::Bytes => 48 * cols.div_ceil(UNIT),
+            _ => 0,
+        }
+    }
+
     fn by_matrix(self) -> bool {
         matches!(self, Spread::Matrix { .. } | Spread::Single)
     }
@@ -420,6 +448,7 @@ impl Spread {
             }
             Spread::Tiles { high, wide } => (2 * TILE, 4 * high * wide),
             Spread::Matrix { .. } | Spread::Single => (4 * TILE, 128),
+            Spread::Bytes => (2 * TILE, 64),
             Spread::Rows { rows, eights, .. } => (TILE * rows as usize, 8 * eights),
         }
     }
@@ -442,6 +471,8 @@ pub(crate) struct ProductSlots {
     pub(crate) rotated: usize,
     /// A matvec of gate and up, with what comes after it.
     pub(crate) gated: Option<Activation>,
+    /// [`Spread::Fixed`] with a byte for each number of x instead of three.
+    pub(crate) rounded: bool,
 }
 
 impl ProductSlots {
@@ -457,6 +488,7 @@ impl ProductSlots {
             scaled: false,
             rotated: 1,
             gated: None,
+            rounded: false,
         }
     }
 }
@@ -495,6 +527,7 @@ impl ProductSlots {
             (self.scaled, " scaled"),
             (self.rotated > 1, " rotated"),
             (self.gated.is_some(), " gated"),
+            (self.rounded, " rounded"),
         ];
         for (on, name) in slots {
             suffix.push_str(if on { name } else { "" });
@@ -509,6 +542,7 @@ impl ProductSlots {
             Spread::Tiles { .. } => ("matmul", "kernels/matmul.wgsl"),
             Spread::Matrix { .. } => ("matmul_matrix", "kernels/matmul_matrix.wgsl"),
             Spread::Single => ("matmul_f16", "kernels/matmul_f16.wgsl"),
+            Spread::Bytes => ("matmul_bytes", "kernels/matmul_bytes.wgsl"),
             Spread::Rows { .. } => ("matmul_rows", "kernels/matmul_rows.wgsl"),
         };
         let staged = matches!(spread, Spread::Floats { .. } | Spread::Fixed { .. });
@@ -520,6 +554,7 @@ impl ProductSlots {
         }
         module.parts.extend(match (self.normed, spread) {
             (None, _) if NATIVE && spread.by_matrix() => &["lib/matrix.wgsl"][..],
+            (None, Spread::Bytes) => &["lib/integers.wgsl"],
             (None, _) => &["lib/product_io.wgsl"],
             (Some(_), Spread::Fixed { .. }) => &["lib/product_io_normed.wgsl", "lib/reduce_subgroup.wgsl"],
             (Some(_), _) => &["lib/product_io_normed.wgsl", "lib/reduce_workgroup.wgsl"],
@@ -533,8 +568,10 @@ impl ProductSlots {
                 let chunk = match spread {
                     Spread::Fixed { .. } => {
                         module.enable.push("subgroups");
-                        module.parts.push("lib/fixed.wgsl");
+                        module.parts.extend(["lib/fixed.wgsl", "lib/integers.wgsl", "lib/x_integers.wgsl"]);
                         module.parts.extend(codec.fixed().unwrap_or_default());
+                        module.parts.push(codec.fixed_dot().unwrap_or("lib/fixed_dot.wgsl"));
+                        module.constants.push(("PLANES", if self.rounded { 1u32 } else { 3 }.into()));
                         FIXED_UNITS
                     }
                     _ => {
@@ -570,6 +607,10 @@ impl ProductSlots {
                 module.parts.push("lib/nearest_half.wgsl");
             }
             Spread::Matrix { .. } | Spread::Single => {}
+            Spread::Bytes => {
+                module.constants.push(("TABLE_ROOM", (FLOOR_BYTES - 12 * 1024).into()));
+                module.parts.extend(codec.fixed().unwrap_or_default());
+            }
             Spread::Rows { rows, eights, x } => {
                 module.constants.extend([("BLOCK_ROWS", Constant::U32(rows)), ("EIGHTS", eights.into())]);
                 x.link(&mut module);
@@ -579,6 +620,18 @@ impl ProductSlots {
             module.constants.push(("HEAD", (self.rows == Rows::Head).into()));
             module.parts.push("lib/step.wgsl");
         }
+        module
+    }
+
+    /// What makes bytes of the activations for [`Spread::Bytes`].
+    fn bytes(self) -> Module {
+        let mut module = module("bytes", "kernels/bytes.wgsl");
+        module.name.push_str(&self.suffix());
+        module.constants.extend(self.constants());
+        module.constants.extend([("RAGGED", Constant::Bool(self.ragged)), ("PLANES", 1u32.into())]);
+        module.parts.extend(["lib/product.wgsl", "lib/product_io.wgsl", "lib/product_out.wgsl"]);
+        module.parts.push("lib/x_integers.wgsl");
+        module.enable.push("subgroups");
         module
     }
 
@@ -1165,13 +1218,12 @@ pub(crate) fn scratch_bytes(fused: &Fused<'_>, capabilities: &Capabilities) -> u
         Fused::Attention { rope: Op::Rope { heads, norms, cache, .. }, .. } => {
             DecodeAttention::of(heads, norms.is_some(), cache, capabilities).bytes(heads.heads)
         }
-        Fused::One(Op::Product { int8: false, matrix, out, .. }) if NATIVE => {
-            let by_matrix = |part: &Part| {
+        Fused::One(Op::Product { int8: false, matrix, out, .. }) => {
+            let bytes = |part: &Part| {
                 let spread = Spread::choose(capabilities, &*matrix.codec, part.shape, out.rows, false);
-                spread.by_matrix()
+                out.rows * spread.prepared_bytes(matrix.shape.cols)
             };
-            let used = matrix.parts().iter().any(by_matrix);
-            if used { (out.rows * halves_vecs(matrix.shape.cols) * 8) as u64 } else { 0 }
+            matrix.parts().iter().map(bytes).max().unwrap_or(0) as u64
         }
         _ => 0,
     }
@@ -1501,6 +1553,7 @@ fn lower_product<'a>(
             scaled: scales.is_some(),
             rotated,
             gated,
+            rounded: has_bytes(capabilities),
         };
         let spread = Spread::choose(capabilities, codec, part.shape, out.rows, gated.is_some());
         let (block_rows, block_tokens) = spread.block();
@@ -1518,13 +1571,17 @@ fn lower_product<'a>(
         buffers.extend([(4, x.gpu()?), (5, out.gpu()?), (6, step.gpu()?)]);
         let columns = scales.map_or_else(|| or_unused(permutation), Tensor::gpu)?;
         buffers.extend([(7, columns), (8, or_unused(bias)?), (9, weight)]);
-        if NATIVE && spread.by_matrix() {
+        if spread.prepared_bytes(part.shape.cols) > 0 {
             if all.is_empty() {
                 let mut buffers = buffers.clone();
                 buffers.retain(|&(binding, _)| binding >= 4);
                 buffers.iter_mut().filter(|(binding, _)| *binding == 9).for_each(|(_, b)| *b = scratch);
-                let grid = Grid(Count::Fixed(1), Count::Rows(*rows, 1));
-                all.push(Lowered { module: slots.halves(), buffers, params: params.clone(), grid });
+                let (module, count) = match spread {
+                    Spread::Bytes => (slots.bytes(), part.shape.cols.div_ceil(UNIT).div_ceil(32)),
+                    _ => (slots.halves(), 1),
+                };
+                let grid = Grid::each(count, *rows);
+                all.push(Lowered { module, buffers, params: params.clone(), grid });
             }
             buffers.iter_mut().filter(|(binding, _)| *binding == 4).for_each(|(_, b)| *b = scratch);
         }
@@ -1690,6 +1747,7 @@ fn modules(every_slot: bool) -> Vec<Module> {
         let slots =
             ProductSlots { add: added, biased, permuted, ragged, ..ProductSlots::plain(Rows::Tokens) };
         add(String::new(), slots.halves());
+        add(String::new(), slots.bytes());
     }
     // With what may be fused with them.
     for (i, codec) in CODECS.iter().flat_map(|family| (family.samples)().into_iter().enumerate()) {
@@ -1715,8 +1773,14 @@ fn modules(every_slot: bool) -> Vec<Module> {
         {
             for (normed, rotated) in [(false, 1), (true, 1), (false, 128), (true, 128)] {
                 let normed = normed.then_some(NORMED_COLS);
-                let slots =
-                    ProductSlots { normed, scaled: true, rotated, ..ProductSlots::plain(Rows::Tokens) };
+                let rounded = rotated == 1 && spread != staged[0]; // a few of either will do
+                let slots = ProductSlots {
+                    normed,
+                    scaled: true,
+                    rotated,
+                    rounded,
+                    ..ProductSlots::plain(Rows::Tokens)
+                };
                 if rotated == 1 || spread == staged[0] {
                     add(format!("{} {spread:?}", slots.suffix()), slots.module(&*codec, spread));
                 }

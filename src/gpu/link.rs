@@ -32,6 +32,7 @@ parts![
     "codecs/vectors.wgsl",
     "codecs/e8p12.wgsl",
     "codecs/e8p12_fixed.wgsl",
+    "codecs/e8p12_fixed_dot.wgsl",
     "codecs/plain.wgsl",
     "codecs/fp8.wgsl",
     "codecs/grid.wgsl",
@@ -51,6 +52,7 @@ parts![
     "kernels/attention.wgsl",
     "kernels/attention_rows.wgsl",
     "kernels/attention_shares.wgsl",
+    "kernels/bytes.wgsl",
     "kernels/combine.wgsl",
     "kernels/decode_attention.wgsl",
     "kernels/expert_product.wgsl",
@@ -61,6 +63,7 @@ parts![
     "kernels/hadamard.wgsl",
     "kernels/layer_norm.wgsl",
     "kernels/matmul.wgsl",
+    "kernels/matmul_bytes.wgsl",
     #[cfg(not(target_arch = "wasm32"))]
     "kernels/matmul_f16.wgsl",
     #[cfg(not(target_arch = "wasm32"))]
@@ -84,6 +87,7 @@ parts![
     "lib/cache_f32.wgsl",
     "lib/cache_int.wgsl",
     "lib/fixed.wgsl",
+    "lib/fixed_dot.wgsl",
     "lib/floats.wgsl",
     "lib/floats_dot.wgsl",
     "lib/hadamard.wgsl",
@@ -93,6 +97,7 @@ parts![
     #[cfg(not(target_arch = "wasm32"))]
     "lib/halves_decoded.wgsl",
     "lib/heads.wgsl",
+    "lib/integers.wgsl",
     "lib/items.wgsl",
     #[cfg(not(target_arch = "wasm32"))]
     "lib/matrix.wgsl",
@@ -119,6 +124,7 @@ parts![
     "lib/tanh.wgsl",
     "lib/trellis.wgsl",
     "lib/walsh.wgsl",
+    "lib/x_integers.wgsl",
     "lib/x_lane.wgsl",
     "lib/x_subgroup.wgsl",
     "probes/copy.wgsl",

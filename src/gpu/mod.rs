@@ -14,5 +14,5 @@ pub mod recorder;
 #[cfg(not(target_arch = "wasm32"))]
 mod tuning;
 
-pub use context::{AdapterChoice, Browser, Capabilities, Context, LimitSet, Options};
+pub use context::{AdapterChoice, Browser, Capabilities, Context, LimitSet, Options, Rounding};
 pub use probe::Probe;

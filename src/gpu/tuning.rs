@@ -71,10 +71,10 @@ impl Context {
     /// What the fastest kernels depend on.
     fn key(&self) -> String {
         let report = self.report();
-        let Capabilities { invocations, subgroups, software, dot4, matrix, half_prompts, .. } =
+        let Capabilities { invocations, subgroups, software, dot4, matrix, rounding, .. } =
             self.capabilities();
         format!(
-            "{} {} {}, {invocations} lanes, subgroups {subgroups:?}, dot4 {dot4}, matrix {matrix}, halves {half_prompts}, \
+            "{} {} {}, {invocations} lanes, subgroups {subgroups:?}, dot4 {dot4}, matrix {matrix}, {rounding:?}, \
              software {software}, halfbyte {}",
             report.name,
             report.backend,

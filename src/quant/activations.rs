@@ -4,7 +4,7 @@
 //! nearest E4M3. The divisions are correctly rounded f32 on every device: the largest element of a token lies on or
 //! beside a tie (127.5), where one unit in the last place decides what its code is. Subnormals count as zero.
 
-use super::{Kind, WHOLE_ROW};
+use super::{Kind, UNIT, WHOLE_ROW};
 
 /// How activations are quantized before a product.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -92,6 +92,17 @@ pub(super) fn quotient(a: f32, b: f32) -> f32 {
 pub fn int8_code(x: f32, scale: f32) -> i8 {
     let magnitude = quotient(x.abs(), scale).min(128.0).round_ties_even();
     (if x < 0.0 { -magnitude } else { magnitude }) as i8 // 128 becomes 127
+}
+
+/// What products multiply of a row with [`Rounding::Bytes`](crate::gpu::Rounding::Bytes): 32 neighbours are integers of up
+/// to 127 times the same power of two, the least that has room for them; ties to even.
+pub fn bytes(row: &[f32]) -> impl Iterator<Item = f32> {
+    row.chunks(UNIT).flat_map(|unit| {
+        let largest = unit.iter().map(|x| x.to_bits() & 0x7fff_ffff).max().unwrap_or(0);
+        let exponent = ((largest + 0x1_0000) >> 23).clamp(8, 254); // 127½ would become 128
+        let [up, down] = [260 - exponent, exponent - 6].map(|bits| f32::from_bits(bits << 23));
+        unit.iter().map(move |x| (x * up).round_ties_even() * down)
+    })
 }
 
 /// The multiple of `scale` by an E4M3 number that stands for `x`.

@@ -202,6 +202,10 @@ impl Codec for E8p12 {
         Some(&["codecs/e8p12_fixed.wgsl"])
     }
 
+    fn fixed_dot(&self) -> Option<&'static str> {
+        self.residual.is_some().then_some("codecs/e8p12_fixed_dot.wgsl")
+    }
+
     fn workgroup_bytes(&self) -> u32 {
         4 * self.codebook().len() as u32
     }

@@ -325,9 +325,14 @@ pub trait Codec: Debug + Send + Sync + 'static {
         "lib/floats_dot.wgsl"
     }
 
-    /// The WGSL parts with `group_of` and `dot_staged`, where weights are integers of 8 bits times a scale: for products
-    /// with activations of 24 bits.
+    /// The WGSL parts with `group_of` and `integers_of`, where weights are integers of 8 bits times a scale: for products
+    /// with integers by packed dot products.
     fn fixed(&self) -> Option<&'static [&'static str]> {
+        None
+    }
+
+    /// The WGSL part with `dot_staged` for them, if a weight is the sum of several integers.
+    fn fixed_dot(&self) -> Option<&'static str> {
         None
     }
 

@@ -10,7 +10,7 @@ use crate::checkpoint::source::Source;
 use crate::checkpoint::{Checkpoint, Files};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::gpu::{AdapterChoice, Browser, LimitSet, Options};
+use crate::gpu::{AdapterChoice, Browser, LimitSet, Options, Rounding};
 use crate::hub;
 use crate::inspect::{self, inspect};
 use crate::model::{ActivationMode, LoadOptions, Model as CoreModel, Progress, Stage};
@@ -88,12 +88,14 @@ struct DeviceOptions {
     adapter: String,
     limits: String,
     without: Vec<String>,
+    activations: String,
     info: Option<AdapterInfo>,
 }
 
 impl Default for DeviceOptions {
     fn default() -> Self {
-        Self { adapter: "gpu".into(), limits: "adapter".into(), without: Vec::new(), info: None }
+        let [adapter, limits, activations] = ["gpu", "adapter", "f32"].map(String::from);
+        Self { adapter, limits, without: Vec::new(), activations, info: None }
     }
 }
 
@@ -144,8 +146,9 @@ impl DeviceOptions {
             other => return Err(Error::invalid("limits").expected("adapter, floor or iphone").found(other)),
         };
         let browser = self.info.as_ref().map(AdapterInfo::browser);
-        let options =
-            Options { adapter, limits, without: self.without.clone(), browser, ..Options::default() };
+        let (bytes, without) = (self.activations == "int8", self.without.clone());
+        let rounding = if bytes { Rounding::Bytes } else { Rounding::None };
+        let options = Options { adapter, limits, without, rounding, browser, ..Options::default() };
         Device::gpu(&options).await
     }
 }
@@ -224,9 +227,9 @@ impl ModelOptions {
         let precision = self.precision.parse()?;
         let quantize = self.quantize.as_deref().map(str::parse).transpose()?;
         let activations = match self.activations.as_str() {
-            "f32" => ActivationMode::F32,
+            "f32" | "int8" => ActivationMode::F32, // the device rounds them
             "native" => ActivationMode::Native,
-            other => return Err(Error::invalid("activations").expected("f32 or native").found(other)),
+            other => return Err(Error::invalid("activations").expected("f32, int8 or native").found(other)),
         };
         let context = self.context;
         Ok(LoadOptions { precision, context, quantize, activations, adapters, ..LoadOptions::default() })

@@ -1,7 +1,7 @@
 //! Whether `verify` would notice: every shader part is broken in one place, and `verify` must see it.
 
 use halfbyte::gpu::link::{PARTS, part};
-use halfbyte::gpu::{Context, Options};
+use halfbyte::gpu::{Context, Options, Rounding};
 use halfbyte::verify::{Outcome, verify_only};
 use std::collections::{BTreeMap, HashSet};
 
@@ -221,9 +221,39 @@ const MUTATIONS: &[Mutation] = &[
     mutation("lib/product_out.wgsl", "P.first_row + row", "P.first_row + row + 1u", "matmul", "f32"),
     mutation("codecs/int_fixed.wgsl", "zero -= 128.0", "zero -= 127.0", "matvec", "int8 g64 zeros"),
     mutation("codecs/kquant_fixed.wgsl", "row, 2u * unit + 1u)", "row, 2u * unit)", "matvec", "q2_k"),
-    mutation("codecs/e8p12_fixed.wgsl", "- 3.75 * sum", "", "matvec", "e8p12"),
+    mutation("codecs/e8p12_fixed.wgsl", "vec4(0.5, -3.75,", "vec4(0.5, -3.5,", "matvec", "e8p12"),
+    mutation("codecs/e8p12_fixed_dot.wgsl", "- 3.75 * sum", "", "matvec", "e8p12 + e8/2.04"),
     mutation("lib/fixed.wgsl", "256 * middle", "128 * middle", "matvec", "int4 g64 zeros"),
-    mutation("lib/fixed.wgsl", "low.y, high.y)", "low.y, low.y)", "matvec", "e8p12"),
+    mutation(
+        "lib/fixed.wgsl",
+        "planes[at + 1u], planes[at + 3u]",
+        "planes[at], planes[at + 3u]",
+        "matvec",
+        "q2_k",
+    ),
+    mutation("lib/fixed_dot.wgsl", "w.factors.w * x.b.sum", "w.factors.w * x.a.sum", "matvec", "q2_k"),
+    mutation("lib/integers.wgsl", "low.y, high.y)", "low.y, low.y)", "matvec", "e8p12"),
+    mutation("lib/x_integers.wgsl", "select(0x10000u, 0u, PLANES == 3u)", "0u", "matmul", "int2 g32 z2"),
+    mutation("lib/x_integers.wgsl", "16u * CARRY", "15u * CARRY", "matvec", "int4 g64 zeros"),
+    mutation("kernels/bytes.wgsl", "sum, other", "other, sum", "matmul", "q2_k"),
+    mutation("kernels/bytes.wgsl", "/ 2u) * 3u", "/ 2u) * 2u", "matmul", "int2 g32 z2"),
+    mutation(
+        "kernels/matmul_bytes.wgsl",
+        "x.c.factors.x, x.d",
+        "x.d.factors.x, x.d",
+        "matmul",
+        "int2 g32 z2",
+    ),
+    mutation("kernels/matmul_bytes.wgsl", "f.w * sums_b", "f.w * sums_a", "matmul", "q2_k"),
+    mutation("kernels/matmul_bytes.wgsl", "f.y * (sums_a + sums_b)", "f.y * sums_a", "matmul", "e8p12"),
+    mutation("kernels/matmul_bytes.wgsl", "row + 56u, sums.h", "row + 48u, sums.h", "matmul", "int2 g32 z2"),
+    mutation(
+        "kernels/matmul_bytes.wgsl",
+        "unit + 2u + own_unit);\n        x_next",
+        "unit + own_unit);\n        x_next",
+        "matmul",
+        "int2 g32 z2",
+    ),
     mutation("lib/plane_codes.wgsl", "4u * unit + 3u", "4u * unit + 2u", "matvec", "int5 g32 min"),
     mutation(
         "kernels/matvec_staged.wgsl",
@@ -440,6 +470,9 @@ impl Mutation {
             "shares",
             "reduce_alone",
             "fixed",
+            "fixed_dot",
+            "integers",
+            "bytes",
             "plane_codes",
             "floats",
             "floats_dot",
@@ -450,7 +483,9 @@ impl Mutation {
         if of_gpus || real.iter().any(|part| file.ends_with(&format!("{part}.wgsl"))) {
             without.push("software".into());
         }
-        let options = Options { shader_overrides, without, ..Options::default() };
+        let bytes = file.ends_with("bytes.wgsl") || from.contains("PLANES");
+        let rounding = if bytes { Rounding::Bytes } else { Rounding::None };
+        let options = Options { shader_overrides, without, rounding, ..Options::default() };
         let context = Context::open(&options).await.map_err(|e| e.to_string())?;
         let wanted = |name: &str, found: &str| name == *kernel && found == *codec;
         let outcomes = verify_only(&context, 3, wanted, |_| {}).await.map_err(|e| e.to_string())?;

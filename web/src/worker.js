@@ -24,10 +24,10 @@ function ready() {
 }
 
 /** The GPU, or the CPU where there is none and none is insisted on: `{ device, options, missing }`. */
-async function openDevice({ adapter = 'auto', limits = 'adapter', without = [] }) {
+async function openDevice({ adapter = 'auto', limits = 'adapter', without = [], activations = 'f32' }) {
   await ready();
   const open = async (adapter, info) => {
-    const options = { adapter, limits, without, info };
+    const options = { adapter, limits, without, activations, info };
     return { device: await core.Device.open(JSON.stringify(options)), options };
   };
   if (adapter === 'cpu') return open('cpu', null);

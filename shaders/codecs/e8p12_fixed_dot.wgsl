@@ -1,0 +1,9 @@
+// Products of codecs/e8p12.wgsl with a residual code by packed dot products.
+// provides: dot_staged    requires: codecs/e8p12_fixed.wgsl, lib/fixed.wgsl
+
+fn dot_staged(row: u32, unit: u32, group: Group, x: Staged) -> f32 {
+    let sum = x.a.sum + x.b.sum;
+    let main = 0.5 * fixed_dot(nibble_codes(words4(row, unit)), x) - 3.75 * sum;
+    let rest = 0.5 * fixed_dot(nibble_codes(rest4(row, unit)), x) - REST_LESS * sum;
+    return main + bitcast<f32>(RESIDUAL_FACTOR) * rest;
+}
