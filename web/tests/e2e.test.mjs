@@ -564,6 +564,17 @@ function inBrowser(name) {
     assert.equal(await page.written(), ONCE + native('embedded', ONCE, 8).text);
     const { software, dot4 } = await page.evaluate(() => window.halfbyte.model.adapter.capabilities);
     assert.deepEqual({ software, dot4 }, { software: false, dot4: true });
+    const rounded = await page.evaluate(async ({ prompt, maxTokens }) => {
+      const { Halfbyte } = await import('./halfbyte/index.js');
+      const model = await Halfbyte.load('embedded', { activations: 'int8', without: ['software'] });
+      let text = '';
+      for await (const piece of model.generate(prompt, { temperature: 0, maxTokens })) text += piece;
+      const { capabilities } = model.adapter;
+      await model.close();
+      return { text, rounding: capabilities.rounding };
+    }, { prompt: ONCE, maxTokens: 8 });
+    assert.equal(rounded.rounding, 'bytes');
+    assert.equal(rounded.text, native('embedded', ONCE, 8).text);
     assert.deepEqual(page.handle.problems, []);
     await page.handle.close();
   });
