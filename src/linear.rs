@@ -135,7 +135,7 @@ impl ScratchSize {
 
     /// Makes the buffers for `tokens` rows.
     pub fn allocate(self, device: &Device, tokens: usize) -> Result<Scratch> {
-        let wide = || device.zeros("transform scratch", tokens, self.wide.max(4));
+        let wide = || device.zeros("transform scratch", tokens, self.wide.max(4).next_multiple_of(4));
         Ok(Scratch {
             wide: [wide()?, wide()?],
             low: device.zeros("low-rank scratch", tokens, self.low.max(4))?,

@@ -1,7 +1,7 @@
 // y[t, row] (+)= Σ_k W[row, k]·x[t, k] + bias[row] on a GPU: CHUNK units of x at a time come to workgroup memory, as floats
 // or as integers for packed dot products. A lane owns TILES rows; SPLIT lanes share a row.
 // x: [tokens, cols], y: [tokens, rows of the whole layer]; one token an id.y of the grid.
-// requires: lib/floats.wgsl or lib/fixed.wgsl; codec with group_of and dot_staged for it; lib/product.wgsl, lib/product_io.wgsl
+// requires: lib/floats.wgsl or lib/fixed.wgsl; group_of and dot_staged for its codec; lib/product.wgsl, lib/product_io.wgsl
 // or lib/product_io_normed.wgsl, lib/product_out.wgsl, lib/rows_plain.wgsl or lib/rows_gated.wgsl, lib/split.wgsl
 
 // Units of four in a row that surely share a group.

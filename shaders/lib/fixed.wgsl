@@ -1,7 +1,7 @@
 // Activations as integers (lib/x_integers.wgsl), CHUNK units at a time in workgroup memory. Their sums with integer weights are
 // exact, by packed dot products.
 // provides: Staged, fixed_dot, fixed_dot16, stage_units, staged_unit
-// requires: lib/product.wgsl, lib/integers.wgsl, lib/x_integers.wgsl, CHUNK, LANES
+// requires: lib/product.wgsl, lib/integers.wgsl, lib/x_integers.wgsl, CHUNK, LANES, PLANES
 
 // 16 neighbouring activations, four bytes a word; of one plane `high` has all.
 struct Fixed16 {

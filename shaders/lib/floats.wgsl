@@ -1,5 +1,5 @@
 // Activations as they are, or rotated by Hadamard transforms of LENGTH, CHUNK units at a time in workgroup memory.
-// provides: Staged, stage_units, staged_unit    requires: lib/product.wgsl, lib/walsh.wgsl, x4, CHUNK, LANES, SCALE
+// provides: Staged, stage_units, staged_unit    requires: lib/product.wgsl, lib/walsh.wgsl with room for CHUNK units, x4, LANES, SCALE
 
 alias Staged = X32;
 

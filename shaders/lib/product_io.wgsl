@@ -1,4 +1,4 @@
-// Reading the activations of a product as they are. x: [tokens, cols].
+// Reading the activations of a product, as they are or scaled. x: [tokens, cols].
 // provides: x4, norm_factor    requires: lib/product.wgsl, lib/product_out.wgsl, PERMUTED, SCALED, RAGGED
 
 @group(0) @binding(4) var<storage, read> x: array<vec4<f32>>;

@@ -54,7 +54,7 @@ fn integers16(token: u32, j: u32, there: bool) -> Integers16 {
     let own = max(max(most.x, most.y), max(most.z, most.w));
     let largest = max(own, subgroupShuffleXor(own, 1u));
     // From 127½ on a byte has no room for what it would be rounded to.
-    let exponent = clamp((largest + select(0x10000u, 0u, PLANES == 3u)) >> 23u, BITS + 1u, 254u);
+    let exponent = clamp((largest + select(0x10000u, 0u, PLANES == 3u)) >> 23u, BITS + 1u, 255u);
     let up = bitcast<f32>((253u + BITS - exponent) << 23u);
     // What is not finite must not vanish in an integer.
     let down = bitcast<f32>(select((exponent + 1u - BITS) << 23u, 0x7fc00000u, largest >= 0x7f800000u));

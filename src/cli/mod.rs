@@ -96,8 +96,8 @@ pub struct Common {
     #[arg(long, alias = "precision", value_name = "C", value_parser = str::parse::<CacheFormat>)]
     pub kv_cache: Option<CacheFormat>,
     /// What products multiply weights with: f32, activations as they are; f16, prompts rounded where the adapter has
-    /// matrix units (faster, errors of 2.5e-4); int8, all rounded where a GPU has packed dot products and weights are
-    /// integers (errors of 0.8 %); native, quantized to 8 bits where the checkpoint was made for that (W8A8,
+    /// matrix units (faster, errors of 2.5e-4); int8, rounded where a GPU has packed dot products and weights are
+    /// integers, experts apart (errors of 0.8 %); native, quantized to 8 bits where the checkpoint was made for that (W8A8,
     /// FP8, BitNet) [default: f32]
     #[arg(
         long,

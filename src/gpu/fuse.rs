@@ -89,7 +89,7 @@ fn product_of_transform(ops: &[Op], i: usize, capabilities: &Capabilities) -> bo
     else {
         return false;
     };
-    let same = own == rows && input.is(out) && !to.is(out) && !to.is(x) && out.rows < MATMUL_FROM;
+    let same = own == rows && input.is(out) && !to.is(out) && !to.is(x) && to.rows < MATMUL_FROM;
     same && transform_fits(&ops[i], matrix, capabilities) && dead_after(ops, i + 1, out)
 }
 
@@ -109,7 +109,8 @@ fn readers_of_norm(ops: &[Op], taken: &[bool], i: usize, capabilities: &Capabili
             let at = if taken[j] { j + 1 } else { j };
             let (own, cols, to, fits) = match &ops[at] {
                 Op::Product { rows, matrix, int8: false, out, .. } => {
-                    (rows, matrix.shape.cols, out, normed_fits(matrix, capabilities))
+                    let fits = out.rows < MATMUL_FROM && normed_fits(matrix, capabilities);
+                    (rows, matrix.shape.cols, out, fits)
                 }
                 Op::Hadamard { rows, plan, out, .. } => (rows, plan.plan.n, out, normed_transform(plan)),
                 _ => return None,
@@ -117,7 +118,7 @@ fn readers_of_norm(ops: &[Op], taken: &[bool], i: usize, capabilities: &Capabili
             // One dispatch cannot read x and write to it.
             let apart = !to.is(out) && !to.is(x);
             let same = own == rows && apart && cols == x.cols;
-            if !same || changed || to.rows >= MATMUL_FROM || !fits {
+            if !same || changed || !fits {
                 return None;
             }
             readers.push(at);

@@ -273,7 +273,10 @@ fn halves_part(_: &dyn Codec) -> Option<&'static str> {
 fn codec_suits(codec: &dyn Codec, spread: Spread) -> bool {
     match spread {
         Spread::Fixed { .. } => codec.fixed().is_some(),
-        Spread::Bytes => codec.fixed().is_some() && codec.fixed_dot().is_none(),
+        Spread::Bytes => {
+            let integers = codec.fixed().is_some() && codec.fixed_dot().is_none();
+            integers && codec.workgroup_bytes() <= FLOOR_BYTES - BYTES_TILES
+        }
         _ if spread.by_matrix() => codec.workgroup_bytes() <= MATRIX_TABLES && halves_part(codec).is_some(),
         _ => true,
     }
@@ -282,6 +285,9 @@ fn codec_suits(codec: &dyn Codec, spread: Spread) -> bool {
 /// Bytes of workgroup memory that products by matrix units take, and how many of them are for a codec's tables.
 pub(crate) const MATRIX_BYTES: u32 = 48 << 10;
 const MATRIX_TABLES: u32 = MATRIX_BYTES - 4 * 128 * 10 * 8 - 4096;
+
+/// Bytes of workgroup memory of [`Spread::Bytes`]: of 64 rows and 64 tokens two units and their factors.
+const BYTES_TILES: u32 = 2 * 64 * 2 * (32 + 16);
 
 /// Words of four f16 that a token's activations are for them, of so many columns.
 fn halves_vecs(cols: usize) -> usize {
@@ -345,6 +351,13 @@ impl Spread {
                     Spread::Tiles { high, wide: 1 }
                 }
                 Spread::Rows { x, .. } if shape.rows < wide_rows(x).block().0 => narrow_rows(x),
+                Spread::Bytes
+                    if !codec_suits(codec, prefill)
+                        && capabilities.matrix
+                        && codec_suits(codec, Spread::Matrix { exact: true }) =>
+                {
+                    Spread::Matrix { exact: true }
+                }
                 _ if !codec_suits(codec, prefill) => Spread::Tiles { high: 16, wide: 1 },
                 Spread::Single if shape.cols.div_ceil(UNIT) % 2 == 1 => Spread::Matrix { exact: false },
                 other => other,
@@ -471,7 +484,7 @@ pub(crate) struct ProductSlots {
     pub(crate) rotated: usize,
     /// A matvec of gate and up, with what comes after it.
     pub(crate) gated: Option<Activation>,
-    /// [`Spread::Fixed`] with a byte for each number of x instead of three.
+    /// [`Spread::Fixed`] with a byte for each number of x, not three.
     pub(crate) rounded: bool,
 }
 
@@ -608,7 +621,7 @@ impl ProductSlots {
             }
             Spread::Matrix { .. } | Spread::Single => {}
             Spread::Bytes => {
-                module.constants.push(("TABLE_ROOM", (FLOOR_BYTES - 12 * 1024).into()));
+                module.constants.push(("TABLE_ROOM", (FLOOR_BYTES - BYTES_TILES).into()));
                 module.parts.extend(codec.fixed().unwrap_or_default());
             }
             Spread::Rows { rows, eights, x } => {
@@ -1181,8 +1194,8 @@ pub(crate) fn normed_fits(matrix: &Matrix, capabilities: &Capabilities) -> bool 
 pub(crate) fn transform_fits(transform: &Op, matrix: &Matrix, capabilities: &Capabilities) -> bool {
     let cols = matrix.shape.cols;
     let of_floats = |part: &Part| {
-        let spread = Spread::choose(capabilities, &*matrix.codec, part.shape, 1, true);
-        matches!(spread, Spread::Floats { .. })
+        let spread = |gated| Spread::choose(capabilities, &*matrix.codec, part.shape, 1, gated);
+        [false, true].map(spread).iter().all(|spread| matches!(spread, Spread::Floats { .. }))
     };
     match transform {
         Op::Scale { x, by, .. } => {
@@ -1543,6 +1556,7 @@ fn lower_product<'a>(
     let codec = &*matrix.codec;
     let mut all = Vec::new();
     for part in matrix.parts() {
+        let spread = Spread::choose(capabilities, codec, part.shape, out.rows, gated.is_some());
         let slots = ProductSlots {
             add: *add,
             biased: bias.is_some(),
@@ -1553,9 +1567,8 @@ fn lower_product<'a>(
             scaled: scales.is_some(),
             rotated,
             gated,
-            rounded: has_bytes(capabilities),
+            rounded: has_bytes(capabilities) && matches!(spread, Spread::Fixed { .. }),
         };
-        let spread = Spread::choose(capabilities, codec, part.shape, out.rows, gated.is_some());
         let (block_rows, block_tokens) = spread.block();
         let mut params = product_params(codec, part, x.cols, out.cols, offset + part.first_row);
         let limit = gated.map_or(0.0, activation_limit);

@@ -99,7 +99,7 @@ pub fn int8_code(x: f32, scale: f32) -> i8 {
 pub fn bytes(row: &[f32]) -> impl Iterator<Item = f32> {
     row.chunks(UNIT).flat_map(|unit| {
         let largest = unit.iter().map(|x| x.to_bits() & 0x7fff_ffff).max().unwrap_or(0);
-        let exponent = ((largest + 0x1_0000) >> 23).clamp(8, 254); // 127½ would become 128
+        let exponent = ((largest + 0x1_0000) >> 23).clamp(8, 255); // 127½ would become 128
         let [up, down] = [260 - exponent, exponent - 6].map(|bits| f32::from_bits(bits << 23));
         unit.iter().map(move |x| (x * up).round_ties_even() * down)
     })
