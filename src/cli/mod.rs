@@ -169,13 +169,17 @@ impl Common {
             LimitsArg::Adapter => LimitSet::Adapter,
         };
         let pipeline_cache = self.cache_folder();
-        let rounding = match self.activations {
+        let rounding = self.rounding();
+        let without = self.without.clone();
+        Options { adapter, limits, without, rounding, pipeline_cache, ..Options::default() }
+    }
+
+    fn rounding(&self) -> Rounding {
+        match self.activations {
             ActivationsArg::F16 => Rounding::Halves,
             ActivationsArg::Int8 => Rounding::Bytes,
             ActivationsArg::F32 | ActivationsArg::Native => Rounding::None,
-        };
-        let without = self.without.clone();
-        Options { adapter, limits, without, rounding, pipeline_cache, ..Options::default() }
+        }
     }
 
     /// Where compiled kernels and measurements of adapters are kept.
@@ -191,6 +195,9 @@ impl Common {
     /// Opens the adapter; where there is none at all and none was named, the CPU twin, with a line that says so.
     pub async fn device(&self) -> Result<Device> {
         if self.is_cpu() {
+            if self.rounding() != Rounding::None {
+                note(UNROUNDED);
+            }
             return Ok(Device::Cpu);
         }
         match Device::gpu(&self.options()).await {
@@ -199,6 +206,9 @@ impl Common {
                 Ok(Device::Cpu)
             }
             Ok(Device::Gpu(context)) if !context.is_noop() => {
+                if !context.capabilities().rounds() {
+                    note(UNROUNDED);
+                }
                 let Some(folder) = self.cache_folder() else { return Ok(Device::Gpu(context)) };
                 let starting = || note("halfbyte: measuring once which kernels this adapter runs fastest …");
                 Ok(Device::Gpu(context.tune(&folder, starting).await?))
@@ -222,6 +232,9 @@ impl Common {
         }
     }
 }
+
+/// Where an adapter has nothing that rounding would make faster.
+const UNROUNDED: &str = "halfbyte: this adapter has no use for such --activations: they stay f32";
 
 /// What to do where there is no adapter.
 pub const DRIVER_HINT: &str = "to use a GPU, install its Vulkan driver (Debian, Ubuntu: mesa-vulkan-drivers)";

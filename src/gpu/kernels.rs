@@ -210,22 +210,33 @@ impl Tuning {
     }
 }
 
-/// Whether they are, and activations may be rounded for them.
-fn has_bytes(capabilities: &Capabilities) -> bool {
-    has_fixed(capabilities) && capabilities.rounding == Rounding::Bytes
-}
-
-/// Whether they are what a product has, of `tokens` activations as they are.
-pub(crate) fn rounds(capabilities: &Capabilities, matrix: &Matrix, tokens: usize) -> bool {
-    let spread = Spread::choose(capabilities, &*matrix.codec, matrix.shape, tokens, false);
-    has_bytes(capabilities) && matches!(spread, Spread::Fixed { .. } | Spread::Bytes)
-}
-
 /// Whether packed dot products are there to be used, and lanes can ask their neighbours.
 fn has_fixed(capabilities: &Capabilities) -> bool {
     !capabilities.software
         && capabilities.dot4
         && capabilities.subgroups.is_some_and(|(smallest, _)| smallest >= 4)
+}
+
+/// Whether they are, and activations may be rounded to bytes for them.
+fn has_bytes(capabilities: &Capabilities) -> bool {
+    has_fixed(capabilities) && capabilities.rounding == Rounding::Bytes
+}
+
+impl Capabilities {
+    /// Whether the adapter has what [`Capabilities::rounding`] is for; otherwise nothing is rounded.
+    pub fn rounds(&self) -> bool {
+        match self.rounding {
+            Rounding::None => true,
+            Rounding::Halves => self.matrix,
+            Rounding::Bytes => has_bytes(self),
+        }
+    }
+}
+
+/// Whether a product of so many tokens multiplies bytes in the place of its activations.
+pub(crate) fn rounds(capabilities: &Capabilities, matrix: &Matrix, tokens: usize) -> bool {
+    let spread = Spread::choose(capabilities, &*matrix.codec, matrix.shape, tokens, false);
+    has_bytes(capabilities) && matches!(spread, Spread::Fixed { .. } | Spread::Bytes)
 }
 
 /// Whether a CPU's compiler makes good code of a block of rows × tokens: GL's take many seconds for it, and small subgroups
@@ -1880,7 +1891,7 @@ fn modules(every_slot: bool) -> Vec<Module> {
     let cpu = Capabilities { software: true, ..Capabilities::FLOOR };
     for (order, length, dense) in sizes {
         let plain = HadamardSlots {
-            runs: order,
+            runs: if order == 1 { 16 } else { order }, // a CPU makes two at once
             order,
             length,
             dense,

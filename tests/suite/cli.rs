@@ -253,6 +253,21 @@ fn logits_are_those_of_the_golden_file() {
 }
 
 #[test]
+fn activations_that_nothing_rounds_are_told_of() {
+    let errors = |more: &[&str]| {
+        let args = [&["logits", "embedded", "--tokens", "1"], more].concat();
+        let output = run(&args);
+        assert!(output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let told = "they stay f32";
+    assert!(errors(&["--activations", "int8"]).contains(told));
+    assert!(errors(&["--activations", "f16", "--adapter", "cpu"]).contains(told));
+    assert!(!errors(&["--activations", "int8", "--without", "software"]).contains(told));
+    assert!(!errors(&[]).contains(told));
+}
+
+#[test]
 fn activations_are_quantized_where_that_is_asked_for() {
     let Some(shared) = crate::shared::shared("a W8A8 model") else { return };
     let folder = shared.join("fixtures/tinystories-656k/ct-w8a8-int8-smoothquant");
