@@ -2,7 +2,7 @@
 
 use crate::device::{Device, Matrix, Tensor};
 use crate::error::{Error, Result};
-use crate::gpu::kernels::{EXPERT_ROWS, EXPERT_SHARES, has_wide_rows, head_dims, rounds};
+use crate::gpu::kernels::{EXPERT_ROWS, EXPERT_SHARES, has_wide_rows, head_dims, multiplies_bytes};
 use crate::gpu::{Capabilities, Context, Rounding};
 use crate::ops::{
     Activation, Cache, Heads, Index, Op, Routes, Rows, STEP_HEADER, Step, Tokens, Transform, int8_words,
@@ -101,7 +101,7 @@ impl Bench {
     /// The numbers of `tokens` rows that a GPU makes of x before it multiplies them, taken in this order, for the twin too.
     async fn round(&self, x: &Twin, order: Option<&[u32]>, matrix: &Matrix, tokens: usize) -> Result<()> {
         let Device::Gpu(context) = &self.gpu else { return Ok(()) };
-        if !rounds(context.capabilities(), matrix, tokens) {
+        if !multiplies_bytes(context.capabilities(), matrix, tokens) {
             return Ok(());
         }
         let values = self.cpu.read(&x.cpu, tokens).await?;
@@ -1103,6 +1103,7 @@ pub async fn verify_only(
     let mut run = Run { bench, seed, wanted: &wanted, progress: &mut progress, outcomes: Vec::new() };
     let mut rng = StdRng::seed_from_u64(seed);
     let mut family = "";
+    let mut staged = [false, false];
     for (i, codec) in CODECS.iter().flat_map(|family| (family.samples)()).enumerate() {
         let name = codec.name();
         let first = std::mem::replace(&mut family, codec.family().name) != codec.family().name;
@@ -1138,9 +1139,9 @@ pub async fn verify_only(
                 ("gated matvec", FusedWith { gate: true, ..none }),
                 ("normed gated matvec", FusedWith { norm: true, gate: true, ..none }),
             ];
-            // On a CPU these stay by themselves, and x where it is. Codecs do not matter to them: one with floats, one with
-            // integers.
-            if !context.capabilities().software && ["plain", "int"].contains(&family) {
+            // On a CPU these stay by themselves, and x where it is. It goes as floats or as integers, whatever the codec.
+            let seen = std::mem::replace(&mut staged[usize::from(codec.fixed().is_some())], true);
+            if !context.capabilities().software && !seen {
                 let long = async |b: &mut Bench| long_product(b, &codec, slots).await;
                 run.case("long matvec", &name, TOLERANCE_F32, long).await?;
                 all.extend([

@@ -3,7 +3,8 @@
 
 fn dot_staged(row: u32, unit: u32, group: Group, x: Staged) -> f32 {
     let sum = x.a.sum + x.b.sum;
-    let main = 0.5 * fixed_dot(nibble_codes(words4(row, unit)), x) - 3.75 * sum;
+    let w = integers_of(row, unit, group);
+    let main = w.factors.x * fixed_dot(w.codes, x) + w.factors.y * sum;
     let rest = 0.5 * fixed_dot(nibble_codes(rest4(row, unit)), x) - REST_LESS * sum;
     return main + bitcast<f32>(RESIDUAL_FACTOR) * rest;
 }

@@ -2,9 +2,10 @@
 // decoded once into workgroup memory, 16 columns at a time; each of 8 × HIGH lanes (HIGH is 8 or 16) sums 8 rows × 4·WIDE
 // tokens (WIDE is 1 or 2). While it multiplies, the next columns are on their way.
 // x: [tokens, cols], y: [tokens, rows of the whole layer].
-// requires: codec, lib/product.wgsl, lib/product_io.wgsl, lib/step.wgsl, TABLE_ROOM
+// requires: codec, lib/product.wgsl, lib/product_io.wgsl, lib/eight_rows.wgsl, lib/step.wgsl, TABLE_ROOM
 
 const FOURS: u32 = HIGH * WIDE; // of tokens
+const TOKENS_APART: u32 = 1u; // of a lane
 const STRIDE: u32 = 5u; // vec4s between rows of the tile: 4 and one to spread the banks
 var<workgroup> w_tile: array<vec4<f32>, 64u * STRIDE>;
 var<workgroup> x_tile: array<vec4<f32>, 16u * FOURS>; // of every column, four tokens a vec4
@@ -16,12 +17,6 @@ struct Block {
 
 fn x_rows(token: u32, j: u32) -> Block {
     return Block(x4(token, j), x4(token + 1u, j), x4(token + 2u, j), x4(token + 3u, j));
-}
-
-// What a lane works on: eight rows, 8 apart: four of their columns, or sums of four tokens.
-struct Eight {
-    a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>,
-    e: vec4<f32>, f: vec4<f32>, g: vec4<f32>, h: vec4<f32>,
 }
 
 // Columns 4k and up of rows `row` and on.
@@ -47,24 +42,6 @@ fn add_rows(sums: Eight, w: Eight, x: Block) -> Eight {
                  add_products(sums.c, w.c, x), add_products(sums.d, w.d, x),
                  add_products(sums.e, w.e, x), add_products(sums.f, w.f, x),
                  add_products(sums.g, w.g, x), add_products(sums.h, w.h, x));
-}
-
-fn store4(token: u32, row: u32, sums: vec4<f32>) {
-    store(token, row, sums.x);
-    store(token + 1u, row, sums.y);
-    store(token + 2u, row, sums.z);
-    store(token + 3u, row, sums.w);
-}
-
-fn store_rows(token: u32, row: u32, sums: Eight) {
-    store4(token, row, sums.a);
-    store4(token, row + 8u, sums.b);
-    store4(token, row + 16u, sums.c);
-    store4(token, row + 24u, sums.d);
-    store4(token, row + 32u, sums.e);
-    store4(token, row + 40u, sums.f);
-    store4(token, row + 48u, sums.g);
-    store4(token, row + 56u, sums.h);
 }
 
 @compute @workgroup_size(8, HIGH)

@@ -2,9 +2,11 @@
 // dot products: 64 rows × 64 tokens a workgroup, two units of columns at a time in workgroup memory; each of 128 lanes sums
 // 8 rows × 4 tokens. While it multiplies, the next units are on their way.
 // x: kernels/bytes.wgsl; y: [tokens, rows of the whole layer].
-// requires: codec with integers_of, lib/integers.wgsl, lib/product.wgsl, lib/product_out.wgsl, lib/step.wgsl
+// requires: codec with integers_of, lib/integers.wgsl, lib/product.wgsl, lib/product_out.wgsl, lib/eight_rows.wgsl, lib/step.wgsl
 
 @group(0) @binding(4) var<storage, read> x: array<vec4<u32>>;
+
+const TOKENS_APART: u32 = 16u; // of a lane
 
 // Of two units, and of 64 rows or tokens: both halves of the bytes; (scale, offset) of both halves; scale and sums.
 var<workgroup> w_bytes: array<vec4<u32>, 256>;
@@ -21,12 +23,6 @@ struct Bytes32 {
 // A unit of four tokens.
 struct Four {
     a: Bytes32, b: Bytes32, c: Bytes32, d: Bytes32,
-}
-
-// Sums of eight rows, 8 apart, for four tokens.
-struct Eight {
-    a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>,
-    e: vec4<f32>, f: vec4<f32>, g: vec4<f32>, h: vec4<f32>,
 }
 
 fn load_x(token: u32, unit: u32) -> Bytes32 {
@@ -83,13 +79,6 @@ fn add_rows(sums: Eight, row: u32, unit: u32, x: Four) -> Eight {
                  add_unit(sums.g, row + 48u, unit, x), add_unit(sums.h, row + 56u, unit, x));
 }
 
-fn store4(token: u32, row: u32, sums: vec4<f32>) {
-    store(token, row, sums.x);
-    store(token + 16u, row, sums.y);
-    store(token + 32u, row, sums.z);
-    store(token + 48u, row, sums.w);
-}
-
 @compute @workgroup_size(8, 16)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>,
         @builtin(local_invocation_index) index: u32) {
@@ -121,14 +110,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         }
         workgroupBarrier();
     }
-    let token = group.y * 64u + lane.y;
-    let row = group.x * 64u + lane.x;
-    store4(token, row, sums.a);
-    store4(token, row + 8u, sums.b);
-    store4(token, row + 16u, sums.c);
-    store4(token, row + 24u, sums.d);
-    store4(token, row + 32u, sums.e);
-    store4(token, row + 40u, sums.f);
-    store4(token, row + 48u, sums.g);
-    store4(token, row + 56u, sums.h);
+    store_rows(group.y * 64u + lane.y, group.x * 64u + lane.x, sums);
 }

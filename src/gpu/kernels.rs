@@ -234,7 +234,7 @@ impl Capabilities {
 }
 
 /// Whether a product of so many tokens multiplies bytes in the place of its activations.
-pub(crate) fn rounds(capabilities: &Capabilities, matrix: &Matrix, tokens: usize) -> bool {
+pub(crate) fn multiplies_bytes(capabilities: &Capabilities, matrix: &Matrix, tokens: usize) -> bool {
     let spread = Spread::choose(capabilities, &*matrix.codec, matrix.shape, tokens, false);
     has_bytes(capabilities) && matches!(spread, Spread::Fixed { .. } | Spread::Bytes)
 }
@@ -362,14 +362,10 @@ impl Spread {
                     Spread::Tiles { high, wide: 1 }
                 }
                 Spread::Rows { x, .. } if shape.rows < wide_rows(x).block().0 => narrow_rows(x),
-                Spread::Bytes
-                    if !codec_suits(codec, prefill)
-                        && capabilities.matrix
-                        && codec_suits(codec, Spread::Matrix { exact: true }) =>
-                {
-                    Spread::Matrix { exact: true }
-                }
-                _ if !codec_suits(codec, prefill) => Spread::Tiles { high: 16, wide: 1 },
+                _ if !codec_suits(codec, prefill) => match (Spread::Matrix { exact: true }) {
+                    exact if capabilities.matrix && codec_suits(codec, exact) => exact,
+                    _ => Spread::Tiles { high: 16, wide: 1 },
+                },
                 Spread::Single if shape.cols.div_ceil(UNIT) % 2 == 1 => Spread::Matrix { exact: false },
                 other => other,
             };
@@ -517,6 +513,15 @@ impl ProductSlots {
     }
 }
 
+/// What the dispatch before a product reads activations with.
+const PREPARES_X: [&str; 4] =
+    ["lib/product.wgsl", "lib/product_io.wgsl", "lib/columns.wgsl", "lib/product_out.wgsl"];
+
+/// The names of the slots that are filled.
+fn filled(slots: &[(bool, &str)]) -> String {
+    slots.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect()
+}
+
 /// Lanes that not every adapter has.
 fn beyond_floor(lanes: u32) -> Option<u32> {
     Some(lanes).filter(|&lanes| lanes > Capabilities::FLOOR.invocations)
@@ -541,7 +546,6 @@ impl ProductSlots {
 
     /// What tells modules apart that differ in their slots.
     fn suffix(self) -> String {
-        let mut suffix = String::new();
         let slots = [
             (self.add, " add"),
             (self.biased, " bias"),
@@ -553,10 +557,7 @@ impl ProductSlots {
             (self.gated.is_some(), " gated"),
             (self.rounded, " rounded"),
         ];
-        for (on, name) in slots {
-            suffix.push_str(if on { name } else { "" });
-        }
-        suffix
+        filled(&slots)
     }
 
     pub(crate) fn module(self, codec: &dyn Codec, spread: Spread) -> Module {
@@ -579,9 +580,11 @@ impl ProductSlots {
         module.parts.extend(match (self.normed, spread) {
             (None, _) if NATIVE && spread.by_matrix() => &["lib/matrix.wgsl"][..],
             (None, Spread::Bytes) => &["lib/integers.wgsl"],
-            (None, _) => &["lib/product_io.wgsl"],
-            (Some(_), Spread::Fixed { .. }) => &["lib/product_io_normed.wgsl", "lib/reduce_subgroup.wgsl"],
-            (Some(_), _) => &["lib/product_io_normed.wgsl", "lib/reduce_workgroup.wgsl"],
+            (None, _) => &["lib/product_io.wgsl", "lib/columns.wgsl"],
+            (Some(_), Spread::Fixed { .. }) => {
+                &["lib/product_io_normed.wgsl", "lib/columns.wgsl", "lib/reduce_subgroup.wgsl"]
+            }
+            (Some(_), _) => &["lib/product_io_normed.wgsl", "lib/columns.wgsl", "lib/reduce_workgroup.wgsl"],
         });
         match spread {
             Spread::Matvec { tiles, x } => {
@@ -618,6 +621,7 @@ impl ProductSlots {
             }
             Spread::Tiles { high, wide } => {
                 let room = Constant::U32(spread.tile_room());
+                module.parts.push("lib/eight_rows.wgsl");
                 module.constants.extend([("HIGH", high.into()), ("WIDE", wide.into()), ("TABLE_ROOM", room)]);
                 let beyond = codec.workgroup_bytes() > spread.tile_room();
                 module.workgroup_bytes = beyond.then_some(2 * FLOOR_BYTES);
@@ -632,6 +636,7 @@ impl ProductSlots {
             }
             Spread::Matrix { .. } | Spread::Single => {}
             Spread::Bytes => {
+                module.parts.push("lib/eight_rows.wgsl");
                 module.constants.push(("TABLE_ROOM", (FLOOR_BYTES - BYTES_TILES).into()));
                 module.parts.extend(codec.fixed().unwrap_or_default());
             }
@@ -653,7 +658,7 @@ impl ProductSlots {
         module.name.push_str(&self.suffix());
         module.constants.extend(self.constants());
         module.constants.extend([("RAGGED", Constant::Bool(self.ragged)), ("PLANES", 1u32.into())]);
-        module.parts.extend(["lib/product.wgsl", "lib/product_io.wgsl", "lib/product_out.wgsl"]);
+        module.parts.extend(PREPARES_X);
         module.parts.push("lib/x_integers.wgsl");
         module.enable.push("subgroups");
         module
@@ -665,7 +670,7 @@ impl ProductSlots {
         module.name.push_str(&self.suffix());
         module.constants.extend(self.constants());
         module.constants.push(("RAGGED", self.ragged.into()));
-        module.parts.extend(["lib/product.wgsl", "lib/product_io.wgsl", "lib/product_out.wgsl"]);
+        module.parts.extend(PREPARES_X);
         module.parts.push("lib/nearest_half.wgsl");
         module.enable.push("f16");
         module
@@ -747,7 +752,8 @@ pub(crate) fn expert_module(
         ("RAGGED", ragged.into()),
         ("SPLIT", split.into()),
     ]);
-    module.parts.extend(["lib/product_io.wgsl", "lib/x_lane.wgsl", "kernels/expert_product.wgsl"]);
+    module.parts.extend(["lib/product_io.wgsl", "lib/columns.wgsl"]);
+    module.parts.extend(["lib/x_lane.wgsl", "kernels/expert_product.wgsl"]);
     module
 }
 
@@ -1091,6 +1097,7 @@ pub(crate) fn argmax_module(capabilities: &Capabilities) -> Module {
 /// A Hadamard transform, for every way the slots can be filled.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HadamardSlots {
+    /// Runs of x.
     runs: usize,
     /// Runs that are mixed: all, or 1, when each is a transform of its own.
     order: usize,
@@ -1111,7 +1118,6 @@ const NORMED_RUNS: Range<usize> = 16..hadamard::MAX_RUN;
 impl HadamardSlots {
     /// What tells modules apart.
     fn suffix(self) -> String {
-        let mut suffix = format!(" {} × {}", self.order, self.length);
         let slots = [
             (self.dense, " dense"),
             (self.before, " before"),
@@ -1119,10 +1125,7 @@ impl HadamardSlots {
             (self.add, " add"),
             (self.normed, " normed"),
         ];
-        for (on, name) in slots {
-            suffix.push_str(if on { name } else { "" });
-        }
-        suffix
+        format!(" {} × {}{}", self.order, self.length, filled(&slots))
     }
 
     /// Vectors of four in a run.

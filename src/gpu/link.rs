@@ -86,6 +86,8 @@ parts![
     "lib/cache_f16.wgsl",
     "lib/cache_f32.wgsl",
     "lib/cache_int.wgsl",
+    "lib/columns.wgsl",
+    "lib/eight_rows.wgsl",
     "lib/fixed.wgsl",
     "lib/fixed_dot.wgsl",
     "lib/floats.wgsl",

@@ -216,13 +216,19 @@ const MUTATIONS: &[Mutation] = &[
     mutation("lib/runs_normed.wgsl", "+ P.eps", "- P.eps", "normed hadamard", "128"),
     mutation("lib/runs_plain.wgsl", "return v;", "return -v;", "hadamard", "128"),
     mutation("kernels/matmul.wgsl", "at + 24u * STRIDE", "at + 23u * STRIDE", "matmul", "f32"),
-    mutation("kernels/matmul.wgsl", "token + 2u, row", "token + 1u, row", "matmul", "f32"),
+    mutation(
+        "lib/eight_rows.wgsl",
+        "token + 2u * TOKENS_APART, row",
+        "token + TOKENS_APART, row",
+        "matmul",
+        "f32",
+    ),
     mutation("kernels/matmul.wgsl", "2u * i + half", "2u * i", "matmul", "f32"),
     mutation("lib/product_out.wgsl", "P.first_row + row", "P.first_row + row + 1u", "matmul", "f32"),
     mutation("codecs/int_fixed.wgsl", "zero -= 128.0", "zero -= 127.0", "matvec", "int8 g64 zeros"),
     mutation("codecs/kquant_fixed.wgsl", "row, 2u * unit + 1u)", "row, 2u * unit)", "matvec", "q2_k"),
     mutation("codecs/e8p12_fixed.wgsl", "vec4(0.5, -3.75,", "vec4(0.5, -3.5,", "matvec", "e8p12"),
-    mutation("codecs/e8p12_fixed_dot.wgsl", "- 3.75 * sum", "", "matvec", "e8p12 + e8/2.04"),
+    mutation("codecs/e8p12_fixed_dot.wgsl", "+ w.factors.y * sum", "", "matvec", "e8p12 + e8/2.04"),
     mutation("lib/fixed.wgsl", "256 * middle", "128 * middle", "matvec", "int4 g64 zeros"),
     mutation(
         "lib/fixed.wgsl",
@@ -246,7 +252,7 @@ const MUTATIONS: &[Mutation] = &[
     ),
     mutation("kernels/matmul_bytes.wgsl", "f.w * sums_b", "f.w * sums_a", "matmul", "q2_k"),
     mutation("kernels/matmul_bytes.wgsl", "f.y * (sums_a + sums_b)", "f.y * sums_a", "matmul", "e8p12"),
-    mutation("kernels/matmul_bytes.wgsl", "row + 56u, sums.h", "row + 48u, sums.h", "matmul", "int2 g32 z2"),
+    mutation("lib/eight_rows.wgsl", "row + 56u, sums.h", "row + 48u, sums.h", "matmul", "int2 g32 z2"),
     mutation(
         "kernels/matmul_bytes.wgsl",
         "unit + 2u + own_unit);\n        x_next",
@@ -270,7 +276,7 @@ const MUTATIONS: &[Mutation] = &[
     mutation("lib/rows_gated.wgsl", "P.up + row + APART", "P.gate + row + APART", "gated matvec", "f32"),
     mutation("lib/rows_gated.wgsl", "P.up + row, up)", "P.gate + row, up)", "gated matvec", "f32"),
     mutation("lib/product_io_normed.wgsl", "return v * norm[j]", "return v", "normed gated matvec", "f32"),
-    mutation("lib/product_io_normed.wgsl", "columns[4u * j + 3u]", "columns[4u * j]", "normed matvec", "f32"),
+    mutation("lib/columns.wgsl", "columns[k + 3u]", "columns[k]", "normed matvec", "f32"),
     mutation(
         "kernels/matvec_staged.wgsl",
         "stage_units(token, first",
@@ -281,7 +287,7 @@ const MUTATIONS: &[Mutation] = &[
     mutation("lib/product_io.wgsl", "+ j] * scales", "+ j]", "scaled matvec", "f32"),
     mutation(
         "lib/product_io_normed.wgsl",
-        "bitcast<vec4<f32>>(columns4(j))",
+        "bitcast<vec4<f32>>(columns4(4u * j))",
         "1.0",
         "normed rotated matvec",
         "f32",
@@ -292,7 +298,7 @@ const MUTATIONS: &[Mutation] = &[
     mutation("lib/floats.wgsl", "block[j + 7u]", "block[j + 6u]", "matvec", "f32"),
     mutation("lib/floats_dot.wgsl", "dot32(row, unit, x)", "dot32(row, unit + 1u, x)", "matvec", "f32"),
     mutation("codecs/lookup_floats.wgsl", "scales(row, unit)", "scales(row, 0u)", "matvec", "nf4 b64"),
-    mutation("lib/product_io.wgsl", "columns[k + 3u]", "columns[k + 2u]", "matvec", "f32"),
+    mutation("lib/columns.wgsl", "columns[k + 3u]", "columns[k + 2u]", "matvec", "f32"),
     mutation(
         "kernels/product_int8.wgsl",
         "min(8u, words",
@@ -465,6 +471,7 @@ impl Mutation {
         let mut without = if alone { vec!["subgroups".into()] } else { Vec::new() };
         let real = [
             "matmul",
+            "eight_rows",
             "product_io_normed",
             "staged",
             "shares",
