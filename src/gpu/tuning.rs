@@ -287,8 +287,11 @@ mod tests {
             let context = Context::open(&options).await.expect("a GPU");
             let [.., prefill] = Tuning::candidates(context.capabilities());
             assert!(prefill.iter().any(|spread| matches!(spread, Spread::Tiles { .. })), "{prefill:?}");
+            let own = Tuning::of_class(context.capabilities()).prefill;
+            assert!(!matches!(own, Spread::Tiles { .. }), "nothing is left to compare with: {own:?}");
             let chosen = measure(&context).await.expect("it is tuned").prefill;
-            assert_eq!(chosen, Tuning::of_class(context.capabilities()).prefill);
+            // Which of those that compute is the fastest may differ from run to run.
+            assert!(!matches!(chosen, Spread::Tiles { .. }), "{chosen:?}");
         });
     }
 
