@@ -2,7 +2,7 @@
 // provides: lane_rows, finish    requires: lib/product_out.wgsl, lib/activation.wgsl, lib/split.wgsl, TILES
 
 // Rows that a workgroup writes.
-const GROUP_ROWS: u32 = 16u * TILES;
+const GROUP_ROWS: u32 = ACROSS * LANE_ROWS;
 
 // Of these, what a lane has.
 const LANE_ROWS: u32 = TILES / 2u;

@@ -2,7 +2,7 @@
 // provides: lane_rows, finish    requires: lib/product_out.wgsl, lib/split.wgsl, TILES
 
 // Rows that a workgroup writes.
-const GROUP_ROWS: u32 = 32u * TILES;
+const GROUP_ROWS: u32 = ACROSS * TILES;
 
 // Of these, what a lane has.
 const LANE_ROWS: u32 = TILES;

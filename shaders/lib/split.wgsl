@@ -1,40 +1,50 @@
-// How rows lie over lanes, and the sums of rows that SPLIT lanes share: of TILES rows a lane.
-// provides: first_row, APART, together    requires: SPLIT, TILES, LANE_ROWS
+// How rows lie over lanes, and the sums of rows that SPLIT lanes share, ABREAST of them side by side: of TILES rows a lane.
+// Side by side, lanes load less: what is loaded for one row serves all of a lane's, and a workgroup needs no more rows.
+// provides: first_row, APART, share_of, together    requires: SPLIT, ABREAST, TILES, LANE_ROWS
+
+// Lanes side by side whose rows differ.
+const ACROSS: u32 = 32u / ABREAST;
 
 // From one row of a lane to its next. Where a lane has rows to itself, eight lanes read all rows of a tile together: what
 // a CPU fetches ahead is what follows in memory.
-const APART: u32 = select(32u, 8u, SPLIT == 1u);
+const APART: u32 = select(ACROSS, 8u, SPLIT == 1u);
 
 // A lane's first row, of those of its workgroup.
 fn first_row(lane: u32) -> u32 {
-    return lane / APART * (LANE_ROWS * APART) + lane % APART;
+    let i = lane % ACROSS;
+    return i / APART * (LANE_ROWS * APART) + i % APART;
 }
 
-var<workgroup> partial: array<f32, 32u * SPLIT * TILES>;
+// Which of the lanes that share its rows a lane is.
+fn share_of(lane: vec2<u32>) -> u32 {
+    return lane.y * ABREAST + lane.x / ACROSS;
+}
+
+var<workgroup> partial: array<f32, ACROSS * SPLIT * TILES>;
 
 // The sum over the lanes of a row.
 fn sum_of(tile: u32, lane: u32) -> f32 {
     var sum = 0.0;
     for (var i = 0u; i < SPLIT; i++) {
-        sum += partial[(tile * SPLIT + i) * 32u + lane];
+        sum += partial[(tile * SPLIT + i) * ACROSS + lane];
     }
     return sum;
 }
 
-// The sums of the rows of lane.x, for those with lane.y = 0.
+// The sums of a lane's rows, for those with share 0.
 fn together(own: vec4<f32>, lane: vec2<u32>) -> vec4<f32> {
     let index = lane.y * 32u + lane.x;
     partial[index] = own.x;
     if (TILES > 1u) {
-        partial[32u * SPLIT + index] = own.y;
+        partial[ACROSS * SPLIT + index] = own.y;
     }
     if (TILES > 2u) {
-        partial[64u * SPLIT + index] = own.z;
-        partial[96u * SPLIT + index] = own.w;
+        partial[2u * ACROSS * SPLIT + index] = own.z;
+        partial[3u * ACROSS * SPLIT + index] = own.w;
     }
     workgroupBarrier();
     var sums = own;
-    if (lane.y == 0u) {
+    if (share_of(lane) == 0u) {
         sums.x = sum_of(0u, lane.x);
         if (TILES > 1u) {
             sums.y = sum_of(1u, lane.x);

@@ -72,10 +72,11 @@ pub(crate) fn codec_module(kernel: &'static str, codec: &dyn Codec) -> Module {
 pub(crate) enum Spread {
     /// One token, on a CPU: a lane works on `tiles` rows (even where the product is gated).
     Matvec { tiles: u32, x: XSource },
-    /// One token, x in workgroup memory: a lane works on `tiles` rows, `split` lanes share each of them.
-    Floats { tiles: u32, split: u32 },
+    /// One token, x in workgroup memory: a lane works on `tiles` rows, `split` lanes share each of them, `abreast` of these
+    /// side by side.
+    Floats { tiles: u32, split: u32, abreast: u32 },
     /// The same with integers for packed dot products, for codecs [of integers](Codec::fixed).
-    Fixed { tiles: u32, split: u32 },
+    Fixed { tiles: u32, split: u32, abreast: u32 },
     /// Many tokens, by tiles of 64 rows × 4·`high`·`wide` tokens in workgroup memory.
     Tiles { high: u32, wide: u32 },
     /// Many tokens by matrix units, 128 rows × 128 tokens a workgroup; `exact`: as good as f32.
@@ -150,8 +151,8 @@ impl Tuning {
                 Self { decode: Spread::Matvec { tiles: 4, x }, fixed: None, prefill }
             }
             false => Self {
-                decode: Spread::Floats { tiles: 1, split: 16 },
-                fixed: has_fixed(capabilities).then_some(Spread::Fixed { tiles: 4, split: 8 }),
+                decode: Spread::Floats { tiles: 4, split: 32, abreast: 4 },
+                fixed: has_fixed(capabilities).then_some(Spread::Fixed { tiles: 4, split: 8, abreast: 1 }),
                 prefill: match capabilities.matrix {
                     _ if has_bytes(capabilities) => Spread::Bytes,
                     true => Spread::Matrix { exact: capabilities.rounding != Rounding::Halves },
@@ -181,10 +182,10 @@ impl Tuning {
         let (matrix, halves) = (matrix && own.prefill != Spread::Bytes, rounding == Rounding::Halves);
         let fits = |spread: &Spread| match *spread {
             Spread::Matvec { x, .. } => software && (wide || x == XSource::Lane),
-            Spread::Fixed { split, .. } | Spread::Floats { split, .. } => {
+            Spread::Fixed { .. } | Spread::Floats { .. } => {
                 let room = spread.staged_bytes() <= capabilities.workgroup_bytes;
                 let suits = matches!(spread, Spread::Floats { .. }) || has_fixed(capabilities);
-                !software && suits && TILE as u32 * split <= invocations && room
+                !software && suits && spread.lanes() <= invocations && room
             }
             Spread::Tiles { wide, .. } => (wide == 1 || !software) && own.prefill != Spread::Bytes,
             Spread::Matrix { exact } => matrix && exact != halves,
@@ -307,21 +308,25 @@ fn halves_vecs(cols: usize) -> usize {
 
 impl Spread {
     /// All that [`Spread::choose`] returns.
-    const ALL: [Self; 25] = [
+    const ALL: [Self; 29] = [
         Spread::Matvec { tiles: 1, x: XSource::Lane },
         Spread::Matvec { tiles: 4, x: XSource::Lane },
         Spread::Matvec { tiles: 1, x: XSource::Subgroup },
         Spread::Matvec { tiles: 4, x: XSource::Subgroup },
-        Spread::Floats { tiles: 1, split: 4 },
-        Spread::Floats { tiles: 1, split: 8 },
-        Spread::Floats { tiles: 1, split: 16 },
-        Spread::Fixed { tiles: 1, split: 4 },
-        Spread::Fixed { tiles: 1, split: 8 },
-        Spread::Fixed { tiles: 1, split: 16 },
-        Spread::Fixed { tiles: 1, split: 32 },
-        Spread::Fixed { tiles: 2, split: 8 },
-        Spread::Fixed { tiles: 2, split: 16 },
-        Spread::Fixed { tiles: 4, split: 8 },
+        Spread::Floats { tiles: 1, split: 4, abreast: 1 },
+        Spread::Floats { tiles: 1, split: 8, abreast: 1 },
+        Spread::Floats { tiles: 1, split: 16, abreast: 1 },
+        Spread::Floats { tiles: 2, split: 16, abreast: 2 },
+        Spread::Floats { tiles: 2, split: 32, abreast: 2 },
+        Spread::Floats { tiles: 4, split: 32, abreast: 4 },
+        Spread::Fixed { tiles: 1, split: 4, abreast: 1 },
+        Spread::Fixed { tiles: 1, split: 8, abreast: 1 },
+        Spread::Fixed { tiles: 1, split: 16, abreast: 1 },
+        Spread::Fixed { tiles: 2, split: 8, abreast: 1 },
+        Spread::Fixed { tiles: 2, split: 16, abreast: 2 },
+        Spread::Fixed { tiles: 2, split: 32, abreast: 2 },
+        Spread::Fixed { tiles: 4, split: 8, abreast: 1 },
+        Spread::Fixed { tiles: 4, split: 32, abreast: 4 },
         Spread::Tiles { high: 8, wide: 1 },
         Spread::Tiles { high: 16, wide: 1 },
         Spread::Tiles { high: 16, wide: 2 },
@@ -340,10 +345,10 @@ impl Spread {
         Spread::Matvec { tiles: 2, x: XSource::Lane },
         Spread::Matvec { tiles: 4, x: XSource::Lane },
         Spread::Matvec { tiles: 4, x: XSource::Subgroup },
-        Spread::Floats { tiles: 2, split: 8 },
-        Spread::Floats { tiles: 2, split: 16 },
-        Spread::Fixed { tiles: 2, split: 8 },
-        Spread::Fixed { tiles: 4, split: 8 },
+        Spread::Floats { tiles: 2, split: 16, abreast: 2 },
+        Spread::Floats { tiles: 4, split: 32, abreast: 4 },
+        Spread::Fixed { tiles: 2, split: 16, abreast: 2 },
+        Spread::Fixed { tiles: 4, split: 8, abreast: 1 },
     ];
 
     /// For a matrix of `shape`, in a recording of up to `tokens` tokens.
@@ -395,30 +400,65 @@ impl Spread {
         shape: Shape,
         least: u32,
     ) -> Option<Self> {
-        let (Spread::Fixed { mut tiles, mut split } | Spread::Floats { mut tiles, mut split }) = self else {
+        let (Spread::Fixed { mut tiles, mut abreast, .. } | Spread::Floats { mut tiles, mut abreast, .. }) =
+            self
+        else {
             return None;
         };
-        let with = |tiles, split| match self {
-            Spread::Fixed { .. } => Spread::Fixed { tiles, split },
-            _ => Spread::Floats { tiles, split },
+        // A lane decodes slowly where it keeps a lot in registers for every row.
+        let floats = matches!(self, Spread::Floats { .. });
+        let heavy = floats && !codec.is_light();
+        tiles = if heavy { least } else { tiles.max(least) };
+        let with = |tiles, abreast, lanes| {
+            let split = lanes * abreast / TILE as u32;
+            if floats {
+                Spread::Floats { tiles, split, abreast }
+            } else {
+                Spread::Fixed { tiles, split, abreast }
+            }
         };
-        let fits = |tiles, split| {
-            let bytes = with(tiles, split).staged_bytes() + codec.workgroup_bytes();
-            bytes <= capabilities.workgroup_bytes && TILE as u32 * split <= capabilities.invocations
+        let fits = |spread: Self| {
+            let bytes = spread.staged_bytes() + codec.workgroup_bytes();
+            bytes <= capabilities.workgroup_bytes && spread.lanes() <= capabilities.invocations
         };
-        // Enough workgroups for a large GPU, else more lanes in each; four units for every lane or more, 64 or fewer.
-        while tiles > least && (shape.rows < 256 * TILE * tiles as usize || !fits(tiles, split)) {
+        // Enough workgroups for a large GPU, else more lanes in each of them.
+        let mut lanes = self.lanes();
+        if floats || shape.rows < 256 * TILE * (tiles / abreast) as usize {
+            abreast = tiles;
+        }
+        if (heavy || shape.rows < 256 * TILE) && MOST_STAGING <= capabilities.invocations {
+            (tiles, lanes) = (tiles.min(2), MOST_STAGING);
+            abreast = abreast.min(tiles);
+        }
+        // Units for every lane.
+        let suits = |spread: Self| fits(spread) && shape.cols.div_ceil(UNIT) >= spread.units_at_once();
+        while tiles > least && !suits(with(tiles, abreast, lanes)) {
             tiles /= 2;
+            abreast = abreast.min(tiles);
         }
-        let tiles = tiles.max(least);
-        let wants_more = |split| shape.rows < 256 * TILE || shape.cols > 64 * UNIT * split as usize;
-        while wants_more(split) && 2 * split <= self.most_lanes() && fits(tiles, 2 * split) {
-            split *= 2;
+        while lanes * abreast > 4 * TILE as u32 && !suits(with(tiles, abreast, lanes)) {
+            lanes /= 2;
         }
-        while split > 4 && (shape.cols < 4 * UNIT * split as usize || !fits(tiles, split)) {
-            split /= 2;
+        Some(with(tiles, abreast, lanes)).filter(|&spread| fits(spread))
+    }
+
+    /// Lanes of a workgroup that has x in its memory.
+    fn lanes(self) -> u32 {
+        match self {
+            Spread::Fixed { split, abreast, .. } | Spread::Floats { split, abreast, .. } => {
+                TILE as u32 * split / abreast
+            }
+            _ => 0,
         }
-        fits(tiles, split).then(|| with(tiles, split))
+    }
+
+    /// Units that the lanes of such a workgroup work on at a time.
+    fn units_at_once(self) -> usize {
+        match self {
+            Spread::Fixed { split, .. } => (4 * split).min(FIXED_UNITS) as usize,
+            Spread::Floats { split, .. } => (4 * split).min(FLOAT_UNITS) as usize,
+            _ => 1,
+        }
     }
 
     /// Bytes that the tiles leave to a codec's tables of the workgroup memory that WebGPU promises.
@@ -427,20 +467,15 @@ impl Spread {
         FLOOR_BYTES - 16 * (64 * 5 + 16 * high * wide)
     }
 
-    /// Lanes of a row that have four units each of what is staged at a time.
-    fn most_lanes(self) -> u32 {
-        if matches!(self, Spread::Fixed { .. }) { FIXED_UNITS / 4 } else { FLOAT_UNITS / 4 }
-    }
-
     /// Bytes of workgroup memory of a matvec with x there, without its codec's tables, and with what a norm before it needs.
     fn staged_bytes(self) -> u32 {
         match self {
-            Spread::Fixed { tiles, split } => {
-                let lanes = TILE as u32 * split;
+            Spread::Fixed { tiles, .. } => {
+                let lanes = self.lanes();
                 (6 * 16 + 12) * FIXED_UNITS + 4 * lanes * tiles + lanes + 4
             }
-            Spread::Floats { tiles, split } => {
-                let lanes = TILE as u32 * split;
+            Spread::Floats { tiles, .. } => {
+                let lanes = self.lanes();
                 4 * UNIT as u32 * FLOAT_UNITS + 4 * lanes * tiles + 4 * lanes
             }
             _ => 0,
@@ -463,8 +498,9 @@ impl Spread {
     /// Rows and tokens that a workgroup works on.
     const fn block(self) -> (usize, u32) {
         match self {
-            Spread::Matvec { tiles, .. } | Spread::Fixed { tiles, .. } | Spread::Floats { tiles, .. } => {
-                (TILE * tiles as usize, 1)
+            Spread::Matvec { tiles, .. } => (TILE * tiles as usize, 1),
+            Spread::Fixed { tiles, abreast, .. } | Spread::Floats { tiles, abreast, .. } => {
+                (TILE * (tiles / abreast) as usize, 1)
             }
             Spread::Tiles { high, wide } => (2 * TILE, 4 * high * wide),
             Spread::Matrix { .. } | Spread::Single => (4 * TILE, 128),
@@ -530,6 +566,9 @@ fn beyond_floor(lanes: u32) -> Option<u32> {
 /// Bytes of workgroup memory that WebGPU promises.
 const FLOOR_BYTES: u32 = Capabilities::FLOOR.workgroup_bytes;
 
+/// The most lanes of a workgroup with x in its memory.
+const MOST_STAGING: u32 = 512;
+
 /// Units of x that a matvec has in workgroup memory, as integers and as floats.
 const FIXED_UNITS: u32 = 128;
 const FLOAT_UNITS: u32 = 64;
@@ -588,10 +627,10 @@ impl ProductSlots {
         });
         match spread {
             Spread::Matvec { tiles, x } => {
-                self.share_rows(&mut module, tiles, 1, 0);
+                self.share_rows(&mut module, tiles, (1, 1), 0);
                 x.link(&mut module);
             }
-            Spread::Floats { tiles, split } | Spread::Fixed { tiles, split } => {
+            Spread::Floats { tiles, split, abreast } | Spread::Fixed { tiles, split, abreast } => {
                 let chunk = match spread {
                     Spread::Fixed { .. } => {
                         module.enable.push("subgroups");
@@ -612,10 +651,11 @@ impl ProductSlots {
                         FLOAT_UNITS
                     }
                 };
-                let lanes = Constant::U32(TILE as u32 * split);
-                module.constants.extend([("CHUNK", Constant::U32(chunk)), ("LANES", lanes)]);
+                let lanes = spread.lanes();
+                module.constants.extend([("CHUNK", Constant::U32(chunk)), ("LANES", lanes.into())]);
+                module.invocations = beyond_floor(lanes);
                 let bytes = spread.staged_bytes();
-                self.share_rows(&mut module, tiles, split, bytes);
+                self.share_rows(&mut module, tiles, (split, abreast), bytes);
                 let beyond = bytes + codec.workgroup_bytes() > FLOOR_BYTES;
                 module.workgroup_bytes = beyond.then_some(2 * FLOOR_BYTES);
             }
@@ -677,11 +717,11 @@ impl ProductSlots {
     }
 
     /// What all matvecs have: `bytes` of workgroup memory, lanes that share rows, and where these go.
-    fn share_rows(self, module: &mut Module, tiles: u32, split: u32, bytes: u32) {
-        module.invocations = beyond_floor(TILE as u32 * split);
+    fn share_rows(self, module: &mut Module, tiles: u32, (split, abreast): (u32, u32), bytes: u32) {
         module.constants.extend([
             ("TILES", Constant::U32(tiles)),
             ("SPLIT", split.into()),
+            ("ABREAST", abreast.into()),
             ("TABLE_ROOM", FLOOR_BYTES.saturating_sub(bytes).into()),
         ]);
         module.parts.push("lib/split.wgsl");
@@ -1794,7 +1834,10 @@ fn modules(every_slot: bool) -> Vec<Module> {
                 add(format!("{} {spread:?}", slots.suffix()), slots.module(&*codec, spread));
             }
         }
-        let staged = [Spread::Floats { tiles: 2, split: 8 }, Spread::Fixed { tiles: 2, split: 8 }];
+        let staged = [
+            Spread::Floats { tiles: 2, split: 16, abreast: 2 },
+            Spread::Fixed { tiles: 2, split: 16, abreast: 2 },
+        ];
         for spread in
             staged.into_iter().filter(|&spread| codec_suits(&*codec, spread) && (every_slot || i == 0))
         {

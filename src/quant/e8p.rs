@@ -210,6 +210,10 @@ impl Codec for E8p12 {
         4 * self.codebook().len() as u32
     }
 
+    fn is_light(&self) -> bool {
+        true
+    }
+
     fn constants(&self) -> Vec<(&'static str, u32)> {
         let factor = self.residual.map_or(0.0, |residual| 1.0 / residual.divisor) as f32;
         vec![

@@ -164,6 +164,10 @@ impl Codec for Int {
         Planes::new(self.bits).sections(others)
     }
 
+    fn is_light(&self) -> bool {
+        true
+    }
+
     fn constants(&self) -> Vec<(&'static str, u32)> {
         let (offset, zero) = match self.offset {
             Offset::Symmetric(z) => (0, z),

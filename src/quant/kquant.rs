@@ -117,6 +117,10 @@ impl Codec for KQuant {
         Planes::new(self.bits).sections(others)
     }
 
+    fn is_light(&self) -> bool {
+        true
+    }
+
     fn constants(&self) -> Vec<(&'static str, u32)> {
         let (low, high) = self.scale_planes();
         let (offset, bias, zero) = match self.offset {

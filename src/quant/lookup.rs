@@ -232,6 +232,10 @@ impl Codec for Lookup {
         !matches!(self.scales, Scales::Float(_))
     }
 
+    fn is_light(&self) -> bool {
+        true
+    }
+
     fn constants(&self) -> Vec<(&'static str, u32)> {
         let (format, slices, first_slice) = match &self.scales {
             Scales::Float(kind) => (kind.scale_format(), 0, 0),

@@ -320,6 +320,11 @@ pub trait Codec: Debug + Send + Sync + 'static {
         false
     }
 
+    /// Whether decoding is so little work that a GPU, where a lane has one row, loads activations for longer.
+    fn is_light(&self) -> bool {
+        false
+    }
+
     /// The WGSL part with `group_of` and `dot_staged` for floats.
     fn floats(&self) -> &'static str {
         "lib/floats_dot.wgsl"

@@ -48,6 +48,10 @@ impl Codec for Plain {
         vec![Section { binding: 0, field: 0, shift: 0, bits, cell: 128 / bits as usize }]
     }
 
+    fn is_light(&self) -> bool {
+        true
+    }
+
     fn constants(&self) -> Vec<(&'static str, u32)> {
         vec![("FORMAT", self.kind.scale_format())]
     }

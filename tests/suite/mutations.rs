@@ -270,6 +270,8 @@ const MUTATIONS: &[Mutation] = &[
     ),
     mutation("lib/product_io_normed.wgsl", "+ P.eps", "- P.eps", "normed matvec", "int2 g32 z2"),
     mutation("lib/split.wgsl", "sum_of(1u, lane.x)", "sum_of(0u, lane.x)", "normed gated matvec", "f32"),
+    mutation("lib/split.wgsl", "* ABREAST + lane.x / ACROSS", "* ABREAST", "long matvec", "f32"),
+    mutation("lib/split.wgsl", "let i = lane % ACROSS", "let i = lane", "long matvec", "f32"),
     mutation("kernels/matvec.wgsl", "first_row(lane)", "lane", "matvec", "f32"),
     mutation("kernels/matvec.wgsl", "sums.z += dot32(rows.z", "sums.z += dot32(rows.w", "matvec", "f32"),
     mutation("lib/rows_plain.wgsl", "row + 3u * APART, sums.w", "row + 2u * APART, sums.w", "matvec", "f32"),
