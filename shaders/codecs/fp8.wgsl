@@ -17,25 +17,24 @@ fn scale(row: u32, unit: u32) -> f32 {
     return number8((groups[index / 4u] >> (8u * (index & 3u))) & 0xffu, SCALE_FORMAT);
 }
 
-// The numbers of a quad of codes: exponent and fraction moved to their places in an f32, the bias corrected;
-// subnormals, whose exponent is 0, as multiples of the smallest.
+// What numbers are times what floats4 gives: 2^-8 or 2^-16.
+const FACTOR: f32 = 1.0 / f32(1u << (1u << (6u - FRACTION_BITS)));
+
+// The numbers of a quad of codes over FACTOR: exponent and fraction moved to their places in an f32 whose own
+// exponent begins at 128. Subnormals are right where they would be a number of twice the step, less the first such number.
 fn floats4(word: u32) -> vec4<f32> {
-    let code = unpack4xU8(word);
-    let magnitude = code & vec4(0x7fu);
-    let shift = 23u - FRACTION_BITS;
-    let bias = (1u << (6u - FRACTION_BITS)) - 1u; // 7 or 15
-    let normal = (magnitude << vec4(shift)) + vec4((127u - bias) << 23u);
-    let smallest = bitcast<f32>((128u - bias - FRACTION_BITS) << 23u);
-    let subnormal = bitcast<vec4<u32>>(vec4<f32>(magnitude) * smallest);
-    let bits = select(normal, subnormal, magnitude < vec4(1u << FRACTION_BITS));
-    return bitcast<vec4<f32>>(bits | ((code & vec4(0x80u)) << vec4(24u)));
+    const SHIFT: u32 = 23u - FRACTION_BITS;
+    let places = vec4(word << SHIFT, word << (SHIFT - 8u), word << (SHIFT - 16u), word >> (24u - SHIFT));
+    let normal = bitcast<vec4<f32>>((places & vec4(0x7fu << SHIFT)) | vec4(0x40000000u));
+    let signs = vec4(word << 24u, word << 16u, word << 8u, word) & vec4(0x80000000u);
+    return bitcast<vec4<f32>>(bitcast<vec4<u32>>(min(normal, 2.0 * normal - 4.0)) | signs);
 }
 
 fn decode8(row: u32, i: u32) -> Weights8 {
     let cell = codes[cell_index(row, i / 2u, (P.cols + 15u) / 16u)];
     let words = select(cell.xy, cell.zw, (i & 1u) == 1u);
     let s = scale(row, i / 4u);
-    return Weights8(floats4(words.x) * s, floats4(words.y) * s);
+    return Weights8(floats4(words.x) * FACTOR * s, floats4(words.y) * FACTOR * s);
 }
 
 fn dot32(row: u32, unit: u32, x: X32) -> f32 {
@@ -44,5 +43,5 @@ fn dot32(row: u32, unit: u32, x: X32) -> f32 {
     let w = codes[cell_index(row, min(2u * unit + 1u, cells - 1u), cells)]; // x is zero past the last column
     let sum = floats4(v.x) * x.a + floats4(v.y) * x.b + floats4(v.z) * x.c + floats4(v.w) * x.d
             + floats4(w.x) * x.e + floats4(w.y) * x.f + floats4(w.z) * x.g + floats4(w.w) * x.h;
-    return sum4(sum) * scale(row, unit);
+    return sum4(sum) * FACTOR * scale(row, unit);
 }

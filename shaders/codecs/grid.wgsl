@@ -13,7 +13,7 @@ const SIGNS_WORD: u32 = 2u;
 const DELTA_ITEM: u32 = 3u;
 const DELTA_WORD: u32 = 4u;
 
-// Two points a word.
+// Two points a word: a coordinate has 4 bits or 2, four neighbouring ones the four bytes.
 var<workgroup> points: array<u32, GRID_WORDS>;
 
 fn prepare(lane: u32, lanes: u32) {
@@ -22,9 +22,10 @@ fn prepare(lane: u32, lanes: u32) {
     }
 }
 
+// A point's coordinates in the last bits of bytes; those of the second four columns, if there are any, two bits above.
 fn point(index: u32) -> u32 {
     let i = index & (2u * GRID_WORDS - 1u);
-    return (points[i / 2u] >> (16u * (i & 1u))) & 0xffffu;
+    return points[i / 2u] >> (4u * (i & 1u));
 }
 
 // The word that the 32 columns of a cell share, where there is one.
@@ -40,19 +41,33 @@ fn even(seven: u32) -> u32 {
     return seven | ((countOneBits(seven) & 1u) << 7u);
 }
 
-// Four coordinates, the first in the lowest bits.
-fn levels4(numbers: u32, first: f32) -> vec4<f32> {
-    const WIDTH: u32 = 16u / POINT;
-    let c = (vec4(numbers) >> (vec4(0u, 1u, 2u, 3u) * WIDTH)) & vec4((1u << WIDTH) - 1u);
-    return vec4<f32>(c) * f32(STEP) + first + select(vec4(0.0), vec4(f32(BUMP)), c == vec4(TOP));
+// What four coordinates stand for, in bytes.
+fn levels_of(point: u32) -> u32 {
+    let c = point & select(0x03030303u, 0x0f0f0f0fu, POINT == 4u);
+    var top = 0u;
+    if (TOP == 2u) {
+        top = (c >> 1u) & 0x01010101u;
+    } else {
+        top = c & (c >> 1u) & (c >> 2u) & 0x01010101u;
+    }
+    return c * STEP + FIRST * 0x01010101u + top * BUMP;
 }
 
-fn signs4(signs: u32) -> vec4<f32> {
-    return 1.0 - 2.0 * vec4<f32>((vec4(signs) >> vec4(0u, 1u, 2u, 3u)) & vec4(1u));
+// Signed bytes: those of which a bit of `signs` is set are negative.
+fn signed4(bytes: u32, signs: u32) -> u32 {
+    let ones = ((signs & 15u) * 0x00204081u) & 0x01010101u;
+    return (bytes ^ (ones * 255u)) + ones; // none is 0
 }
 
-// Columns 8i .. 8i + 7 before scaling.
-fn octet(row: u32, i: u32) -> Weights8 {
+// Columns 8i .. 8i + 7 before scaling: bytes, with signs; or without, and what is subtracted from them.
+struct Octet {
+    bytes: vec2<u32>,
+    zero: f32,
+}
+
+const HAS_SIGNS: bool = SIGNS <= SIGNS_WORD;
+
+fn octet(row: u32, i: u32) -> Octet {
     let cell = cell_index(row, i / 4u, P.units);
     let o = i & 3u;
     var low: u32;
@@ -67,7 +82,7 @@ fn octet(row: u32, i: u32) -> Weights8 {
     }
     let word = shared_word(cell);
     var signs = 0u;
-    var first = f32(FIRST);
+    var zero = 0.0;
     if (SIGNS == SIGNS_BYTE) {
         signs = item(SIGN_SECTION, 8u, 4u, cell, o);
     } else if (SIGNS == SIGNS_ITEM) {
@@ -75,18 +90,31 @@ fn octet(row: u32, i: u32) -> Weights8 {
     } else if (SIGNS == SIGNS_WORD) {
         signs = even((word >> (7u * o)) & 127u);
     } else if (SIGNS == DELTA_ITEM) {
-        first = select(-0.875, -1.125, (high & 8u) != 0u);
+        zero = select(0.875, 1.125, (high & 8u) != 0u);
     } else {
-        first = select(-0.875, -1.125, (word & 0x8000u) != 0u);
+        zero = select(0.875, 1.125, (word & 0x8000u) != 0u);
         high = (word >> (3u * o)) & 7u;
     }
+    var points: vec2<u32>;
     if (POINT == 4u) {
-        let a = point((low & 0xffu) | ((high & 1u) << 8u));
-        let b = point((low >> 8u) | ((high >> 1u) << 8u));
-        return Weights8(levels4(a, first) * signs4(signs), levels4(b, first) * signs4(signs >> 4u));
+        points = vec2(point((low & 0xffu) | ((high & 1u) << 8u)), point((low >> 8u) | ((high >> 1u) << 8u)));
+    } else {
+        let p = point(low | (high << 8u));
+        points = vec2(p, p >> 2u);
     }
-    let p = point(low | (high << 8u));
-    return Weights8(levels4(p, first) * signs4(signs), levels4(p >> 8u, first) * signs4(signs >> 4u));
+    let bytes = vec2(levels_of(points.x), levels_of(points.y));
+    if (HAS_SIGNS) {
+        return Octet(vec2(signed4(bytes.x, signs), signed4(bytes.y, signs >> 4u)), zero);
+    }
+    return Octet(bytes, zero);
+}
+
+fn floats(octet: Octet) -> Weights8 {
+    if (HAS_SIGNS) {
+        let bytes = octet.bytes ^ vec2(0x80808080u);
+        return Weights8(bytes4(bytes.x, 128.0), bytes4(bytes.y, 128.0));
+    }
+    return Weights8(bytes4(octet.bytes.x, 0.0) - octet.zero, bytes4(octet.bytes.y, 0.0) - octet.zero);
 }
 
 // The factor of columns GROUP·group and up.
@@ -107,16 +135,16 @@ fn scale(row: u32, group: u32) -> f32 {
 }
 
 fn decode8(row: u32, i: u32) -> Weights8 {
-    let w = octet(row, i);
+    let w = floats(octet(row, i));
     let f = scale(row, i / (GROUP / 8u));
     return Weights8(w.a * f, w.b * f);
 }
 
 fn dot32(row: u32, unit: u32, x: X32) -> f32 {
-    let w0 = octet(row, 4u * unit);
-    let w1 = octet(row, 4u * unit + 1u);
-    let w2 = octet(row, 4u * unit + 2u);
-    let w3 = octet(row, 4u * unit + 3u);
+    let w0 = floats(octet(row, 4u * unit));
+    let w1 = floats(octet(row, 4u * unit + 1u));
+    let w2 = floats(octet(row, 4u * unit + 2u));
+    let w3 = floats(octet(row, 4u * unit + 3u));
     let first = sum4(w0.a * x.a + w0.b * x.b + w1.a * x.c + w1.b * x.d);
     let second = sum4(w2.a * x.e + w2.b * x.f + w3.a * x.g + w3.b * x.h);
     if (GROUP == 32u) {

@@ -1,14 +1,7 @@
 // The integers of codecs/kquant.wgsl, for packed dot products, where codes count as they are.
-// provides: Group, group_of, SHARED_UNITS, GROUPS_OF_16, integers_of    requires: codecs/kquant.wgsl, lib/integers.wgsl
+// provides: GROUPS_OF_16, integers_of    requires: codecs/kquant.wgsl, lib/integers.wgsl, lib/ungrouped.wgsl
 
-alias Group = u32; // scales change within a unit
-
-const SHARED_UNITS: u32 = 4u;
 const GROUPS_OF_16: bool = GROUP == 16u;
-
-fn group_of(row: u32, unit: u32) -> Group {
-    return 0u;
-}
 
 fn integers_of(row: u32, unit: u32, group: Group) -> Integers32 {
     let q = plane_codes(row, unit);

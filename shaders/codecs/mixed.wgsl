@@ -38,6 +38,11 @@ fn group_scale(row: u32, at: Place) -> f32 {
     return root * root * at.max * 0.00390625;
 }
 
+// What codes count from.
+fn zero_of(at: Place) -> f32 {
+    return f32(1u << (at.bits - 1u));
+}
+
 fn word_at(row: u32, word: u32) -> u32 {
     return words[cell_index(row, word, row_words)];
 }
@@ -73,7 +78,7 @@ fn codes8(row: u32, at: Place, i: u32) -> vec2<u32> {
 fn decode8(row: u32, i: u32) -> Weights8 {
     let at = place(i / 4u);
     let q = codes8(row, at, i & 3u);
-    let zero = f32(1u << (at.bits - 1u));
+    let zero = zero_of(at);
     let scale = group_scale(row, at);
     return Weights8(bytes4(q.x, zero) * scale, bytes4(q.y, zero) * scale);
 }
@@ -85,7 +90,7 @@ fn dot8(q: vec2<u32>, zero: f32, a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
 
 fn dot32(row: u32, unit: u32, x: X32) -> f32 {
     let at = place(unit);
-    let zero = f32(1u << (at.bits - 1u));
+    let zero = zero_of(at);
     let sum = dot8(codes8(row, at, 0u), zero, x.a, x.b) + dot8(codes8(row, at, 1u), zero, x.c, x.d)
         + dot8(codes8(row, at, 2u), zero, x.e, x.f) + dot8(codes8(row, at, 3u), zero, x.g, x.h);
     return sum4(sum) * group_scale(row, at);

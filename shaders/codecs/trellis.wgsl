@@ -11,25 +11,28 @@ fn round_to_half(v: vec4<f32>) -> vec4<f32> {
     return bitcast<vec4<f32>>((bits + vec4(0xfffu) + ((bits >> vec4(13u)) & vec4(1u))) & vec4(0xffffe000u));
 }
 
-// f16 numbers (normal ones) as f32.
-fn halves(bits: vec4<u32>) -> vec4<f32> {
-    let magnitude = ((bits & vec4(0x7fffu)) << vec4(13u)) + vec4(0x38000000u);
-    return bitcast<vec4<f32>>(((bits & vec4(0x8000u)) << vec4(16u)) | magnitude);
+// The sums of four bytes, as places in the last bits of a mantissa: less BYTES_ZERO they are numbers.
+fn sums_of_bytes(u: vec4<u32>) -> vec4<f32> {
+    let pairs = (u & vec4(0x00ff00ffu)) + ((u >> vec4(8u)) & vec4(0x00ff00ffu));
+    return bitcast<vec4<f32>>(((pairs * 0x00010001u) >> vec4(16u)) | vec4(0x4b000000u));
+}
+
+const BYTES_ZERO: f32 = 8388608.0;
+
+// The sum of the two f16 of a word; they are normal numbers.
+fn sum_of_halves(word: u32) -> f32 {
+    let v = unpack2x16float(word);
+    return v.x + v.y;
 }
 
 // What four states mean.
 fn values(states: vec4<u32>) -> vec4<f32> {
     if (CODEBOOK == 3u) { // 1mad: the sum of four bytes
-        let u = states * 34038481u + vec4(76625530u);
-        let pairs = (u & vec4(0x00ff00ffu)) + ((u >> vec4(8u)) & vec4(0x00ff00ffu));
-        let sum = (pairs & vec4(0xffffu)) + (pairs >> vec4(16u));
-        return (vec4<f32>(sum) - 510.0) * (1.0 / 147.800537109375);
+        return (sums_of_bytes(states * 34038481u + vec4(76625530u)) - (BYTES_ZERO + 510.0)) * (1.0 / 147.800537109375);
     }
     if (CODEBOOK == 2u) { // mul1: the sum of four bytes, as an affine function of an f16
-        let u = states * 0x83dcd12du;
-        let pairs = (u & vec4(0x00ff00ffu)) + ((u >> vec4(8u)) & vec4(0x00ff00ffu));
-        let sum = (pairs & vec4(0xffffu)) + (pairs >> vec4(16u));
-        return round_to_half(vec4<f32>(sum + vec4(1024u)) * 0.00676727294921875 - 10.3828125);
+        let sums = sums_of_bytes(states * 0x83dcd12du) - (BYTES_ZERO - 1024.0);
+        return round_to_half(sums * 0.00676727294921875 - 10.3828125);
     }
     var u: vec4<u32>;
     if (CODEBOOK == 1u) { // mcg
@@ -37,8 +40,8 @@ fn values(states: vec4<u32>) -> vec4<f32> {
     } else { // 3inst
         u = states * 89226354u + vec4(64248484u);
     }
-    let pair = (u & vec4(0x8fff8fffu)) ^ vec4(0x3b603b60u);
-    return round_to_half(halves(pair & vec4(0xffffu)) + halves(pair >> vec4(16u)));
+    let pairs = (u & vec4(0x8fff8fffu)) ^ vec4(0x3b603b60u);
+    return round_to_half(vec4(sum_of_halves(pairs.x), sum_of_halves(pairs.y), sum_of_halves(pairs.z), sum_of_halves(pairs.w)));
 }
 
 // States of columns 2l, 2l + 1, 2l + 8, 2l + 9 of a row in a tile.

@@ -641,7 +641,8 @@ impl ProductSlots {
                         FIXED_UNITS
                     }
                     _ => {
-                        module.parts.extend(["lib/floats.wgsl", "lib/walsh.wgsl", codec.floats()]);
+                        module.parts.extend(["lib/floats.wgsl", "lib/walsh.wgsl"]);
+                        module.parts.extend(codec.floats());
                         let scale = (1.0 / (self.rotated as f64).sqrt()) as f32;
                         module.constants.extend([
                             ("LENGTH", Constant::U32(self.rotated as u32)),

@@ -28,6 +28,7 @@ macro_rules! parts {
 
 parts![
     "codecs/bilevel.wgsl",
+    "codecs/bilevel_fixed.wgsl",
     "codecs/codebook.wgsl",
     "codecs/vectors.wgsl",
     "codecs/e8p12.wgsl",
@@ -36,6 +37,7 @@ parts![
     "codecs/plain.wgsl",
     "codecs/fp8.wgsl",
     "codecs/grid.wgsl",
+    "codecs/grid_fixed.wgsl",
     "codecs/hyb.wgsl",
     "codecs/int.wgsl",
     "codecs/int_fixed.wgsl",
@@ -46,7 +48,9 @@ parts![
     "codecs/lookup.wgsl",
     "codecs/lookup_floats.wgsl",
     "codecs/mixed.wgsl",
+    "codecs/mixed_fixed.wgsl",
     "codecs/ternary.wgsl",
+    "codecs/ternary_fixed.wgsl",
     "codecs/trellis.wgsl",
     "kernels/argmax.wgsl",
     "kernels/attention.wgsl",
@@ -125,6 +129,7 @@ parts![
     "lib/step.wgsl",
     "lib/tanh.wgsl",
     "lib/trellis.wgsl",
+    "lib/ungrouped.wgsl",
     "lib/walsh.wgsl",
     "lib/x_integers.wgsl",
     "lib/x_lane.wgsl",

@@ -60,6 +60,10 @@ impl Codec for Bilevel {
         ]
     }
 
+    fn fixed(&self) -> Option<&'static [&'static str]> {
+        Some(&["codecs/bilevel_fixed.wgsl", "lib/plane_codes.wgsl", "lib/ungrouped.wgsl"])
+    }
+
     fn constants(&self) -> Vec<(&'static str, u32)> {
         Vec::new()
     }

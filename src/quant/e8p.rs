@@ -199,7 +199,7 @@ impl Codec for E8p12 {
     }
 
     fn fixed(&self) -> Option<&'static [&'static str]> {
-        Some(&["codecs/e8p12_fixed.wgsl"])
+        Some(&["codecs/e8p12_fixed.wgsl", "lib/ungrouped.wgsl"])
     }
 
     fn fixed_dot(&self) -> Option<&'static str> {

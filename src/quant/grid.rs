@@ -41,6 +41,22 @@ static TABLES: LazyLock<Vec<u32>> = LazyLock::new(|| {
     include_bytes!("grids.bin").as_chunks::<4>().0.iter().map(|&word| u32::from_le_bytes(word)).collect()
 });
 
+/// [`TABLES`] as shaders read them: four neighbouring coordinates are in the four bytes of a word. The first point of a
+/// word has the lowest bits of each, the second those from bit 4 on; the last four coordinates of eight, 2 bits above.
+static QUADS: LazyLock<Vec<u32>> = LazyLock::new(|| {
+    let words_of_four = IQ3_XXS.table.0..IQ3_S.table.0 + IQ3_S.table.1;
+    let quads = |(at, &word): (usize, &u32)| {
+        let width = if words_of_four.contains(&at) { 4 } else { 2 };
+        let bit = |i: u32| 8 * (i % 4) + 2 * (i / 4); // of coordinate i
+        let point = |point: u32| {
+            let coordinate = |i| (point >> (width * i) & ((1 << width) - 1)) << bit(i);
+            (0..16 / width).map(coordinate).sum::<u32>()
+        };
+        point(word & 0xffff) | point(word >> 16) << 4
+    };
+    TABLES.iter().enumerate().map(quads).collect()
+});
+
 /// What the numbers of a table stand for: `first + step · c`, the `top` one of them `bump` more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Levels {
@@ -223,11 +239,16 @@ impl Codec for Grid {
 
     fn codebook(&self) -> &'static [u32] {
         let (first, count) = self.table;
-        &TABLES[first..first + count]
+        &QUADS[first..first + count]
     }
 
     fn workgroup_bytes(&self) -> u32 {
         4 * self.table.1 as u32
+    }
+
+    fn fixed(&self) -> Option<&'static [&'static str]> {
+        let integers = !matches!(self.signs, Signs::ItemDelta | Signs::WordDelta);
+        integers.then_some(&["codecs/grid_fixed.wgsl", "lib/ungrouped.wgsl"])
     }
 
     fn constants(&self) -> Vec<(&'static str, u32)> {
@@ -306,7 +327,7 @@ mod tests {
     fn tables_are_whole() {
         assert_eq!(TABLES.len(), 2304);
         for codec in [IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S, IQ1_S] {
-            let words = codec.codebook();
+            let words = &TABLES[codec.table.0..codec.table.0 + codec.table.1];
             let points: Vec<u32> = words.iter().flat_map(|w| [w & 0xffff, w >> 16]).collect();
             assert!(points.windows(2).all(|w| w[0] < w[1]), "{}", codec.name);
             let (width, top) = (16 / codec.point, codec.levels.top);

@@ -174,7 +174,7 @@ impl Codec for KQuant {
 
     fn fixed(&self) -> Option<&'static [&'static str]> {
         let integers = !matches!(self.offset, Offset::Levels { .. });
-        integers.then_some(&["codecs/kquant_fixed.wgsl", "lib/plane_codes.wgsl"])
+        integers.then_some(&["codecs/kquant_fixed.wgsl", "lib/plane_codes.wgsl", "lib/ungrouped.wgsl"])
     }
 
     fn fuse(&self, parts: &[(&dyn Codec, usize)]) -> Option<Arc<dyn Codec>> {

@@ -263,8 +263,8 @@ impl Codec for Lookup {
         }
     }
 
-    fn floats(&self) -> &'static str {
-        "codecs/lookup_floats.wgsl"
+    fn floats(&self) -> &'static [&'static str] {
+        &["codecs/lookup_floats.wgsl"]
     }
 
     #[cfg(not(target_arch = "wasm32"))]

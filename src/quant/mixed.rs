@@ -175,6 +175,10 @@ impl Codec for Mixed {
         true
     }
 
+    fn fixed(&self) -> Option<&'static [&'static str]> {
+        Some(&["codecs/mixed_fixed.wgsl", "lib/ungrouped.wgsl"])
+    }
+
     fn constants(&self) -> Vec<(&'static str, u32)> {
         Vec::new()
     }

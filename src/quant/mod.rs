@@ -325,9 +325,9 @@ pub trait Codec: Debug + Send + Sync + 'static {
         false
     }
 
-    /// The WGSL part with `group_of` and `dot_staged` for floats.
-    fn floats(&self) -> &'static str {
-        "lib/floats_dot.wgsl"
+    /// The WGSL parts with `group_of` and `dot_staged` for floats.
+    fn floats(&self) -> &'static [&'static str] {
+        &["lib/floats_dot.wgsl", "lib/ungrouped.wgsl"]
     }
 
     /// The WGSL parts with `group_of` and `integers_of`, where weights are integers of 8 bits times a scale: for products

@@ -61,6 +61,10 @@ impl Codec for Ternary {
         vec![bytes(0), bytes(1), bytes(2), Section { binding: 1, field: 3, shift: 0, bits: 16, cell: 1 }]
     }
 
+    fn fixed(&self) -> Option<&'static [&'static str]> {
+        Some(&["codecs/ternary_fixed.wgsl", "lib/ungrouped.wgsl"])
+    }
+
     fn constants(&self) -> Vec<(&'static str, u32)> {
         Vec::new()
     }
