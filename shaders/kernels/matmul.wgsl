@@ -98,23 +98,31 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
                 x_next = x_rows(x_tokens, 4u * i + x_column);
             }
         }
-        // Twice as many sums, and no loop: GPUs do best with all of it.
-        if (wide) {
-            let w_0 = w_rows(lane.x, 0u);
-            sums = add_rows(sums, w_0, x_block(lane.y, 0u));
-            more = add_rows(more, w_0, x_block(lane.y + HIGH, 0u));
-            let w_1 = w_rows(lane.x, 1u);
-            sums = add_rows(sums, w_1, x_block(lane.y, 1u));
-            more = add_rows(more, w_1, x_block(lane.y + HIGH, 1u));
-            let w_2 = w_rows(lane.x, 2u);
-            sums = add_rows(sums, w_2, x_block(lane.y, 2u));
-            more = add_rows(more, w_2, x_block(lane.y + HIGH, 2u));
-            let w_3 = w_rows(lane.x, 3u);
-            sums = add_rows(sums, w_3, x_block(lane.y, 3u));
-            more = add_rows(more, w_3, x_block(lane.y + HIGH, 3u));
-        } else {
+        // No loop: GPUs do best with all of it. CPUs take 8 lanes.
+        if (HIGH == 8u) {
             for (var k = 0u; k < 4u; k++) {
                 sums = add_rows(sums, w_rows(lane.x, k), x_block(lane.y, k));
+            }
+        } else {
+            let w_0 = w_rows(lane.x, 0u);
+            sums = add_rows(sums, w_0, x_block(lane.y, 0u));
+            if (wide) {
+                more = add_rows(more, w_0, x_block(lane.y + HIGH, 0u));
+            }
+            let w_1 = w_rows(lane.x, 1u);
+            sums = add_rows(sums, w_1, x_block(lane.y, 1u));
+            if (wide) {
+                more = add_rows(more, w_1, x_block(lane.y + HIGH, 1u));
+            }
+            let w_2 = w_rows(lane.x, 2u);
+            sums = add_rows(sums, w_2, x_block(lane.y, 2u));
+            if (wide) {
+                more = add_rows(more, w_2, x_block(lane.y + HIGH, 2u));
+            }
+            let w_3 = w_rows(lane.x, 3u);
+            sums = add_rows(sums, w_3, x_block(lane.y, 3u));
+            if (wide) {
+                more = add_rows(more, w_3, x_block(lane.y + HIGH, 3u));
             }
         }
         workgroupBarrier();
