@@ -27,7 +27,7 @@ fn affine(row: u32, at: u32) -> Affine {
     let halves = P.sections.z + cell_index(first, group / 4u, (P.cols + 63u) / 64u) / 2u;
     let scales = groups[halves];
     let zeros = groups[halves + 1u];
-    return Affine(f16_value(scales & 0xffffu) * (f32(order & 7u) - f16_value(zeros & 0xffffu)),
+    return Affine(f16_value(scales) * (f32(order & 7u) - f16_value(zeros)),
                   f16_value(scales >> 16u) * (f32((order >> 3u) & 7u) - f16_value(zeros >> 16u)));
 }
 

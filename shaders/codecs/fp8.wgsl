@@ -20,14 +20,12 @@ fn scale(row: u32, unit: u32) -> f32 {
 // What numbers are times what floats4 gives: 2^-8 or 2^-16.
 const FACTOR: f32 = 1.0 / f32(1u << (1u << (6u - FRACTION_BITS)));
 
-// The numbers of a quad of codes over FACTOR: exponent and fraction moved to their places in an f32 whose own
-// exponent begins at 128. Subnormals are right where they would be a number of twice the step, less the first such number.
+// The numbers of a quad of codes over FACTOR.
 fn floats4(word: u32) -> vec4<f32> {
     const SHIFT: u32 = 23u - FRACTION_BITS;
     let places = vec4(word << SHIFT, word << (SHIFT - 8u), word << (SHIFT - 16u), word >> (24u - SHIFT));
-    let normal = bitcast<vec4<f32>>((places & vec4(0x7fu << SHIFT)) | vec4(0x40000000u));
     let signs = vec4(word << 24u, word << 16u, word << 8u, word) & vec4(0x80000000u);
-    return bitcast<vec4<f32>>(bitcast<vec4<u32>>(min(normal, 2.0 * normal - 4.0)) | signs);
+    return bitcast<vec4<f32>>(bitcast<vec4<u32>>(widened(places & vec4(0x7fu << SHIFT))) | signs);
 }
 
 fn decode8(row: u32, i: u32) -> Weights8 {

@@ -48,22 +48,19 @@ fn codes4(line: u32, quad: u32) -> vec4<u32> {
     return q;
 }
 
-// What 16 bits are, subnormals included.
+// What the last 16 bits are.
 fn numbers4(bits: vec4<u32>) -> vec4<f32> {
     if (FORMAT == 2u) {
         return bitcast<vec4<f32>>(bits << vec4(16u));
     }
-    let magnitude = bits & vec4(0x7fffu);
-    let normal = bitcast<vec4<f32>>((magnitude << vec4(13u)) + vec4(0x38000000u));
-    let value = select(normal, vec4<f32>(magnitude) * 5.9604645e-8, magnitude < vec4(0x400u));
-    return bitcast<vec4<f32>>(bitcast<vec4<u32>>(value) | ((bits & vec4(0x8000u)) << vec4(16u)));
+    return f16_values(bits);
 }
 
 // Numbers `at` of the codebooks.
 fn entries4(at: vec4<u32>) -> vec4<f32> {
     let i = at / vec4(2u) + vec4(1u + tables[0]);
     let words = vec4(tables[i.x], tables[i.y], tables[i.z], tables[i.w]);
-    return numbers4((words >> (vec4(16u) * (at & vec4(1u)))) & vec4(0xffffu));
+    return numbers4(words >> (vec4(16u) * (at & vec4(1u))));
 }
 
 fn weights4(row: u32, line: u32, unit: u32, quad: u32) -> vec4<f32> {
@@ -74,7 +71,7 @@ fn weights4(row: u32, line: u32, unit: u32, quad: u32) -> vec4<f32> {
     }
     let i = min(vec4(unit * 32u + 4u * quad) + vec4(0u, 1u, 2u, 3u), vec4(tables[0] - 1u)) + vec4(1u);
     let columns = vec4(tables[i.x], tables[i.y], tables[i.z], tables[i.w]);
-    return sum * numbers4(columns & vec4(0xffffu)) + numbers4(columns >> vec4(16u));
+    return sum * numbers4(columns) + numbers4(columns >> vec4(16u));
 }
 
 fn decode8(row: u32, i: u32) -> Weights8 {

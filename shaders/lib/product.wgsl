@@ -1,5 +1,5 @@
 // What matvec, matmul and gather share with every codec.
-// provides: P, Weights8, X32, cell_index, line_index, bytes4, whole, number16, number8, f16_value, sum4, sum32
+// provides: P, Weights8, X32, cell_index, line_index, bytes4, whole, widened, number16, number8, f16_value, f16_values, sum4, sum32
 
 struct Product {
     rows: u32,          // rows of this part of the matrix
@@ -64,12 +64,21 @@ fn whole(n: u32) -> f32 {
     return bitcast<f32>(n | 0x4b000000u) - 8388608.0;
 }
 
-// The value of an f16, subnormals included (unpack2x16float may flush them).
+// Exponents and fractions of small floats in their places in an f32 whose own exponent begins at 128, as numbers that are
+// 2^(bias + 1) too large: subnormals are what a number of twice the step is more than the first such number.
+fn widened(places: vec4<u32>) -> vec4<f32> {
+    let normal = bitcast<vec4<f32>>(places | vec4(0x40000000u));
+    return min(normal, 2.0 * normal - 4.0);
+}
+
+// The values of f16, subnormals included (unpack2x16float may flush them); what is above 16 bits does not count.
+fn f16_values(bits: vec4<u32>) -> vec4<f32> {
+    let v = widened((bits & vec4(0x7fffu)) << vec4(13u)) * 1.52587890625e-5;
+    return bitcast<vec4<f32>>(bitcast<vec4<u32>>(v) | ((bits & vec4(0x8000u)) << vec4(16u)));
+}
+
 fn f16_value(bits: u32) -> f32 {
-    let magnitude = bits & 0x7fffu;
-    let subnormal = whole(magnitude) * 5.9604645e-8;
-    let normal = bitcast<f32>((magnitude << 13u) + 0x38000000u);
-    return select(1.0, -1.0, (bits & 0x8000u) != 0u) * select(normal, subnormal, magnitude < 0x400u);
+    return f16_values(vec4(bits)).x;
 }
 
 // Item `index` of a section of 16-bit numbers: f16 (format 1) or bf16 (format 2).
@@ -88,9 +97,8 @@ fn e8m0_value(bits: u32) -> f32 {
 
 // The value of an E4M3 byte, subnormals included.
 fn e4m3_value(bits: u32) -> f32 {
-    let magnitude = bits & 0x7fu;
-    let normal = bitcast<f32>((magnitude << 20u) + 0x3c000000u);
-    return select(1.0, -1.0, (bits & 0x80u) != 0u) * select(normal, whole(magnitude) * 0.001953125, magnitude < 8u);
+    let v = widened(vec4((bits & 0x7fu) << 20u)).x * 0.00390625;
+    return bitcast<f32>(bitcast<u32>(v) | ((bits & 0x80u) << 24u));
 }
 
 // A scale of 8 bits: E8M0 (format 3) or E4M3 (format 4).

@@ -111,7 +111,7 @@ const MUTATIONS: &[Mutation] = &[
         "matmul",
         "nf4 b64 double×2",
     ),
-    mutation("codecs/fp8.wgsl", "2.0 * normal - 4.0", "normal", "matvec", "e4m3 row bf16"),
+    mutation("codecs/fp8.wgsl", "0x7fu << SHIFT", "0x3fu << SHIFT", "matvec", "e4m3 row bf16"),
     mutation("codecs/fp8.wgsl", "6u - FRACTION_BITS", "5u - FRACTION_BITS", "gather", "e5m2 row f32"),
     mutation("codecs/fp8.wgsl", "word << 24u", "word << 23u", "matmul", "e4m3 g128 f32"),
     mutation("lib/product.wgsl", "bits << 23u", "bits << 22u", "gather", "e4m3 g128 e8m0"),
@@ -440,9 +440,9 @@ const MUTATIONS: &[Mutation] = &[
         "attention",
         "f32 cache",
     ),
-    mutation("lib/product.wgsl", "0x38000000u", "0x38800000u", "matvec", "int4 g64 zeros"),
+    mutation("lib/product.wgsl", "0x8000u)) << vec4(16u)", "0x8000u)) << vec4(15u)", "matvec", "int4 g64 zeros"),
     // Subnormal f16 scales flushed to zero: an error that is barely above the tolerance.
-    mutation("lib/product.wgsl", "5.9604645e-8", "0.0", "matvec", "int4 g64 zeros"),
+    mutation("lib/product.wgsl", "min(normal, 2.0 * normal - 4.0)", "normal", "matvec", "int4 g64 zeros"),
     mutation("lib/product.wgsl", "(x.e + x.f)", "(x.e - x.f)", "matvec", "int4 g32 min"),
     mutation("lib/reduce_subgroup.wgsl", "var i = 0u; i < count", "var i = 1u; i < count", "rms_norm", ""),
     mutation(
