@@ -72,6 +72,10 @@ impl Codec for Fp8 {
         ]
     }
 
+    fn is_light(&self) -> bool {
+        true
+    }
+
     fn constants(&self) -> Vec<(&'static str, u32)> {
         let fraction_bits = if self.kind == Kind::E4m3 { 3 } else { 2 };
         vec![
