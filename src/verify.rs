@@ -304,6 +304,8 @@ struct FusedWith {
     rotation: bool,
     /// A gated activation after it.
     gate: bool,
+    /// More columns than a GPU has in workgroup memory at a time.
+    long: bool,
 }
 
 /// A decode step's product with what may be fused with it; `slots` as for [`product`]. Norm and gate together take all
@@ -311,7 +313,7 @@ struct FusedWith {
 async fn fused_product(
     bench: &mut Bench,
     codec: &Arc<dyn Codec>,
-    FusedWith { norm: normed, scale, rotation, gate: gated }: FusedWith,
+    FusedWith { norm: normed, scale, rotation, gate: gated, long }: FusedWith,
     slots: usize,
 ) -> Result<f64> {
     const BLOCK: usize = 128;
@@ -328,6 +330,7 @@ async fn fused_product(
         let cols = match (rotation, normed) {
             (true, true) => (cols + LONG).next_multiple_of(BLOCK),
             (true, false) => cols.next_multiple_of(BLOCK),
+            _ if long => cols + 2 * LONG,
             _ => cols,
         };
         let rows = if gated { 2 * width } else { width };
@@ -1145,6 +1148,7 @@ pub async fn verify_only(
                 let long = async |b: &mut Bench| long_product(b, &codec, slots).await;
                 run.case("long matvec", &name, TOLERANCE_F32, long).await?;
                 all.extend([
+                    ("long gated matvec", FusedWith { gate: true, long: true, ..none }),
                     ("scaled matvec", FusedWith { scale: true, ..none }),
                     ("rotated matvec", FusedWith { rotation: true, ..none }),
                     ("normed scaled matvec", FusedWith { norm: true, scale: true, ..none }),

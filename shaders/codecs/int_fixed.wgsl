@@ -1,5 +1,6 @@
 // The integers of codecs/int.wgsl, for packed dot products.
-// provides: Group, group_of, SHARED_UNITS, GROUPS_OF_16, integers_of    requires: codecs/int.wgsl, lib/integers.wgsl
+// provides: Group, group_of, SHARED_UNITS, GROUPS_OF_16, integers_of    requires: codecs/int.wgsl, lib/plane_codes.wgsl,
+// lib/integers.wgsl
 
 alias Group = Affine;
 

@@ -1,5 +1,6 @@
 // The integers of codecs/kquant.wgsl, for packed dot products, where codes count as they are.
-// provides: GROUPS_OF_16, integers_of    requires: codecs/kquant.wgsl, lib/integers.wgsl, lib/ungrouped.wgsl
+// provides: GROUPS_OF_16, integers_of    requires: codecs/kquant.wgsl, lib/plane_codes.wgsl, lib/integers.wgsl,
+// lib/ungrouped.wgsl
 
 const GROUPS_OF_16: bool = GROUP == 16u;
 

@@ -1,6 +1,6 @@
 // y[t, row] (+)= Σ_k W[row, k]·x[t, k] + bias[row] for many tokens: 64 rows × 4·HIGH·WIDE tokens a workgroup, every weight
 // decoded once into workgroup memory, 16 columns at a time; each of 8 × HIGH lanes (HIGH is 8 or 16) sums 8 rows × 4·WIDE
-// tokens (WIDE is 1 or 2). While it multiplies, the next columns are on their way.
+// tokens (WIDE is 1, or 2 where HIGH is 16). While it multiplies, the next columns are on their way.
 // x: [tokens, cols], y: [tokens, rows of the whole layer].
 // requires: codec, lib/product.wgsl, lib/product_io.wgsl, lib/eight_rows.wgsl, lib/step.wgsl, TABLE_ROOM
 
@@ -98,7 +98,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
                 x_next = x_rows(x_tokens, 4u * i + x_column);
             }
         }
-        // No loop: GPUs do best with all of it. CPUs take 8 lanes.
+        // No loop: GPUs do best with all of it. CPUs take 8 lanes, and so do prompts of 32 tokens or fewer.
         if (HIGH == 8u) {
             for (var k = 0u; k < 4u; k++) {
                 sums = add_rows(sums, w_rows(lane.x, k), x_block(lane.y, k));

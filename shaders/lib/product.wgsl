@@ -1,5 +1,6 @@
 // What matvec, matmul and gather share with every codec.
-// provides: P, Weights8, X32, cell_index, line_index, bytes4, whole, widened, number16, number8, f16_value, f16_values, sum4, sum32
+// provides: P, Weights8, X32, cell_index, line_index, bytes4, whole, widened, number16, number8, f16_value, f16_values, sum4,
+// sum32
 
 struct Product {
     rows: u32,          // rows of this part of the matrix

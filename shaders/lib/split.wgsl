@@ -1,6 +1,6 @@
 // How rows lie over lanes, and the sums of rows that SPLIT lanes share, ABREAST of them side by side: of TILES rows a lane.
 // Side by side, lanes load less: what is loaded for one row serves all of a lane's, and a workgroup needs no more rows.
-// provides: first_row, APART, share_of, together    requires: SPLIT, ABREAST, TILES, LANE_ROWS
+// provides: first_row, ACROSS, APART, share_of, together    requires: SPLIT, ABREAST, TILES, LANE_ROWS
 
 // Lanes side by side whose rows differ.
 const ACROSS: u32 = 32u / ABREAST;

@@ -307,7 +307,7 @@ fn halves_vecs(cols: usize) -> usize {
 }
 
 impl Spread {
-    /// All that [`Spread::choose`] returns.
+    /// All that [`Spread::choose`] returns, but for smaller ones where a matrix is.
     const ALL: [Self; 29] = [
         Spread::Matvec { tiles: 1, x: XSource::Lane },
         Spread::Matvec { tiles: 4, x: XSource::Lane },
@@ -430,9 +430,10 @@ impl Spread {
             (tiles, lanes) = (tiles.min(2), MOST_STAGING);
             abreast = abreast.min(tiles);
         }
-        // Units for every lane.
+        // Units for every lane: fewer side by side need fewer.
         let suits = |spread: Self| fits(spread) && shape.cols.div_ceil(UNIT) >= spread.units_at_once();
-        while tiles > least && !suits(with(tiles, abreast, lanes)) {
+        let keeps = |spread: Self, abreast| if abreast > 1 { suits(spread) } else { fits(spread) };
+        while tiles > least && !keeps(with(tiles, abreast, lanes), abreast) {
             tiles /= 2;
             abreast = abreast.min(tiles);
         }

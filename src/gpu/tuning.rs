@@ -191,19 +191,24 @@ mod tests {
                 let context = Context::open(&Options { without, ..Options::default() }).await.expect("a GPU");
                 let [decode, fixed, prefill] = Tuning::candidates(context.capabilities());
                 assert!(decode.len() > 1 && prefill.len() > 1, "{decode:?} {prefill:?}");
-                // Integers go by large blocks where there are many rows, and several times where there are many columns.
+                // A lane has more rows of its own where there are many; x comes in several times where there are many columns.
                 let [usual, tall, wide] =
                     [(200, 1000), (33000, 132), (40, 9000)].map(|(rows, cols)| Shape { rows, cols });
+                let own = context.capabilities();
+                // Where workgroups are small, lanes side by side share four rows of a small matrix too.
+                let small = Capabilities { invocations: 256, ..own.clone() };
                 let cases = [
-                    (1, decode.clone(), usual),
-                    (1, decode, wide),
-                    (1, fixed.clone(), tall),
-                    (1, fixed, wide),
-                    (40, prefill.clone(), usual),
-                    (100, prefill, usual),
+                    (1, own, decode.clone(), usual),
+                    (1, own, decode.clone(), wide),
+                    (1, &small, decode, wide),
+                    (1, own, fixed.clone(), tall),
+                    (1, own, fixed.clone(), wide),
+                    (1, &small, fixed, wide),
+                    (40, own, prefill.clone(), usual),
+                    (100, own, prefill, usual),
                 ];
-                for (tokens, candidates, shape) in cases {
-                    agree(&context, candidates, shape, tokens, 1e-5).await;
+                for (tokens, capabilities, candidates, shape) in cases {
+                    agree(&context, capabilities, candidates, shape, tokens, 1e-5).await;
                 }
             }
         });
@@ -220,17 +225,25 @@ mod tests {
             assert!(!fixed.is_empty() && prefill == [Spread::Bytes], "{fixed:?} {prefill:?}");
             let allowed = tolerance(context.capabilities());
             let shape = Shape { rows: 40, cols: 9000 };
-            agree(&context, fixed[..1].to_vec(), shape, 1, allowed).await;
-            agree(&context, prefill, shape, 100, allowed).await;
+            agree(&context, context.capabilities(), fixed[..1].to_vec(), shape, 1, allowed).await;
+            agree(&context, context.capabilities(), prefill, shape, 100, allowed).await;
         });
     }
 
-    async fn agree(context: &Context, candidates: Vec<Spread>, shape: Shape, tokens: usize, allowed: f64) {
+    async fn agree(
+        context: &Context,
+        capabilities: &Capabilities,
+        candidates: Vec<Spread>,
+        shape: Shape,
+        tokens: usize,
+        allowed: f64,
+    ) {
         let wanted = product(&Device::Cpu, shape, tokens, None).await.expect("the twin runs");
         for spread in candidates {
-            let own = Tuning { fixed: None, ..Tuning::of_class(context.capabilities()) };
+            let own = Tuning { fixed: None, ..Tuning::of_class(capabilities) };
+            let capabilities = Capabilities { tuning: Some(own.with(spread)), ..capabilities.clone() };
             let device = Device::Gpu(context.clone());
-            let found = product(&device, shape, tokens, Some(own.with(spread))).await.expect("it runs");
+            let found = product(&device, shape, tokens, Some(&capabilities)).await.expect("it runs");
             let error = crate::verify::relative_error(&found, &wanted);
             assert!(error < allowed, "{spread:?}, {tokens} tokens: {error:.1e}");
         }
@@ -241,7 +254,7 @@ mod tests {
         device: &Device,
         shape: Shape,
         tokens: usize,
-        tuning: Option<Tuning>,
+        capabilities: Option<&Capabilities>,
     ) -> Result<Vec<f32>> {
         let codec = Int::new(4, 32, Kind::F16, Offset::Symmetric(8))?;
         let (codes, scales) = (shape.rows * shape.cols, shape.rows * shape.cols.div_ceil(32));
@@ -257,14 +270,13 @@ mod tests {
         let once = Step { position: 0, tokens: Tokens::Given(vec![0; tokens]), head_first: 0, head_rows: 1 };
         let (rows, int8, permutation, bias, offset, add) = (Rows::Tokens, false, None, None, 0, false);
         let op = Op::Product { rows, matrix, x, int8, permutation, bias, out: out.clone(), offset, add };
-        match (device, tuning) {
-            (Device::Gpu(context), Some(_)) => {
-                let capabilities = Capabilities { tuning, ..context.capabilities().clone() };
+        match (device, capabilities) {
+            (Device::Gpu(context), Some(capabilities)) => {
                 let fused = Fused::One(&op);
                 let scratch =
-                    GpuBuffer::new(context, "scratch", scratch_bytes(&fused, &capabilities).max(16))?;
+                    GpuBuffer::new(context, "scratch", scratch_bytes(&fused, capabilities).max(16))?;
                 let spare = Spare { unused: &context.shared.unused, scratch: &scratch.buffer };
-                let lowered = lower(&fused, &step, spare, &capabilities)?;
+                let lowered = lower(&fused, &step, spare, capabilities)?;
                 context.write(step.gpu()?, 0, &[0, tokens as u32, 0, 1]);
                 GpuRecording::of(context, lowered).await?.run(context, &once, None)?;
             }

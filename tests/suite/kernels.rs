@@ -120,8 +120,20 @@ fn products_by_packed_dot_products_equal_their_twins() {
 /// The twin multiplies what it rounded itself; where a norm or a transform comes first it does not round.
 #[test]
 fn products_with_activations_in_bytes_equal_their_twins() {
-    let codecs =
-        ["int4 g64 zeros", "int8 g64 zeros", "int5 g32 min", "q2_k", "q4_k", "e8p12", "e8p12 + e8/2.04"];
+    let codecs = [
+        "int4 g64 zeros",
+        "int8 g64 zeros",
+        "int5 g32 min",
+        "q2_k",
+        "q4_k",
+        "e8p12",
+        "e8p12 + e8/2.04",
+        "iq2_xs",
+        "iq3_xxs",
+        "tq1_0",
+        "bilevel3",
+        "mixed 8/6/4",
+    ];
     let products = |name: &str, codec: &str| {
         codecs.contains(&codec) && (name == "matvec" || name == "matmul")
             || name.contains("matvec") && codec == "int2 g32 z2"

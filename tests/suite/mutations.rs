@@ -534,7 +534,7 @@ fn verify_notices_every_mutation() {
 #[test]
 fn every_part_has_a_mutation() {
     let mutated: HashSet<&str> = MUTATIONS.iter().map(|m| m.file).collect();
-    // What probes compute is thrown away, only their time counts; the other declares what nobody reads.
+    // What probes compute is thrown away, only their time counts; what the other declares changes no result.
     let thrown_away = |file: &&str| file.starts_with("probes/") || *file == "lib/ungrouped.wgsl";
     // No adapter at hand has matrix units.
     let elsewhere = [
