@@ -127,10 +127,6 @@ impl Codec for Codebook {
         self.tables.to_vec()
     }
 
-    fn is_light(&self) -> bool {
-        true
-    }
-
     fn constants(&self) -> Vec<(&'static str, u32)> {
         let Sizes { codebooks, bits, output, input } = self.sizes;
         vec![
