@@ -317,7 +317,7 @@ async fn fused_product(
     slots: usize,
 ) -> Result<f64> {
     const BLOCK: usize = 128;
-    const LONG: usize = 2048; // what a GPU has of it in workgroup memory at a time
+    const LONG: usize = 2048; // what a GPU has of it in workgroup memory at a time, as floats; half as much as of integers
     let mut worst = 0f64;
     let (first, count) = match (normed, gated) {
         (true, false) => (2, 1),

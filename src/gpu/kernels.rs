@@ -352,7 +352,7 @@ impl Spread {
     ];
 
     /// For a matrix of `shape`, in a recording of up to `tokens` tokens.
-    fn choose(
+    pub(super) fn choose(
         capabilities: &Capabilities,
         codec: &dyn Codec,
         shape: Shape,
@@ -421,7 +421,7 @@ impl Spread {
             let bytes = spread.staged_bytes() + codec.workgroup_bytes();
             bytes <= capabilities.workgroup_bytes && spread.lanes() <= capabilities.invocations
         };
-        // Enough workgroups for a large GPU, else more lanes in each of them.
+        // Enough workgroups for a large GPU: else of fewer rows each, their lanes side by side, and then of more lanes.
         let mut lanes = self.lanes();
         if floats || shape.rows < 256 * TILE * (tiles / abreast) as usize {
             abreast = tiles;
