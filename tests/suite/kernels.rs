@@ -101,20 +101,27 @@ fn kernels_equal_their_twins_on_the_floor() {
     assert_all_pass(contexts(&options).into_iter().take(1), one_of_each_family);
 }
 
+/// With what may be fused on the first adapter; the others (GL's has no subgroups) take the products alone.
 #[test]
 fn products_by_packed_dot_products_equal_their_twins() {
     let fixed: Vec<String> =
         CODECS.iter().flat_map(|f| (f.samples)()).filter(|c| c.fixed().is_some()).map(|c| c.name()).collect();
-    let products =
-        |name: &str, codec: &str| name.ends_with("matvec") && fixed.iter().any(|name| name == codec);
-    let context = contexts(&Options { without: vec!["software".into()], ..Options::default() }).remove(0);
-    let outcomes =
-        pollster::block_on(verify_only(&context, seed(), products, |_| {})).expect("the device stays");
-    let failed: Vec<&Outcome> = outcomes.iter().filter(|o| !o.pass).collect();
-    assert!(failed.is_empty(), "{failed:#?}");
-    assert!(outcomes.len() > fixed.len());
-    assert!(context.shaders().iter().any(|text| text.contains("fn integer_dot(")), "they took another way");
-    assert_listed(&context);
+    let options = Options { without: vec!["software".into()], ..Options::default() };
+    let all = contexts(&options).into_iter().filter(|context| context.capabilities().subgroups.is_some());
+    for (i, context) in all.enumerate() {
+        let products = |name: &str, codec: &str| {
+            let alone = name == "matvec" || name.starts_with("long");
+            (alone || i == 0 && name.ends_with("matvec")) && fixed.iter().any(|name| name == codec)
+        };
+        let outcomes =
+            pollster::block_on(verify_only(&context, seed(), products, |_| {})).expect("the device stays");
+        let failed: Vec<&Outcome> = outcomes.iter().filter(|o| !o.pass).collect();
+        assert!(failed.is_empty(), "{}: {failed:#?}", context.report().name);
+        assert!(outcomes.len() > fixed.len());
+        let used = context.shaders().iter().any(|text| text.contains("fn integer_dot("));
+        assert!(used, "{}: they took another way", context.report().name);
+        assert_listed(&context);
+    }
 }
 
 /// The twin multiplies what it rounded itself; where a norm or a transform comes first it does not round.
