@@ -111,11 +111,11 @@ impl eframe::App for Visitor {
                 app.input = "The cat was".into();
                 app.write();
             }
-            // A long text, to be stopped.
-            2 if app.frames.len() > 20 || !app.writing => app.stop(),
+            // A long text, to be stopped after some frames: a window that waits for the model sees it end first.
+            2 if app.frames.len() >= 4 || !app.writing => app.stop(),
             3 if !app.writing => {
                 let summary = app.summary.clone().expect("a summary");
-                assert_eq!(summary.finish_reason, None, "it was not stopped");
+                assert_eq!(summary.finish_reason, None, "it was not drawn while it wrote");
                 picture(&ctx, dark);
             }
             4 if dark.exists() => ctx.set_theme(egui::Theme::Light),
@@ -171,16 +171,14 @@ fn check(folder: &Path) {
     assert_eq!(expected.len(), TOKENS);
     assert_eq!(numbers("tokens"), expected.into_iter().map(f64::from).collect::<Vec<_>>());
 
-    let mut frames = numbers("frame_ms");
+    let (mut frames, speed) = (numbers("frame_ms"), &report["decode_tokens_per_s"]);
     frames.sort_by(f64::total_cmp);
-    let (median, longest) = (frames[frames.len() / 2], frames[frames.len() - 1]);
-    let (p95, speed) = (frames[frames.len() * 95 / 100], &report["decode_tokens_per_s"]);
+    let median = frames.get(frames.len() / 2).copied().unwrap_or_default();
+    let longest = frames.last().copied().unwrap_or_default();
     println!(
-        "{} frames for {TOKENS} tokens at {speed:.4} tokens/s: median {median:.1} ms, 95 % {p95:.1} ms, longest {longest:.1} ms",
+        "{} frames for {TOKENS} tokens at {speed:.4} tokens/s: median {median:.1} ms, longest {longest:.1} ms",
         frames.len()
     );
-    // A window that waited for the model would draw but one frame, when all is written.
-    assert!(frames.len() >= 8, "it was not drawn while it wrote");
     for name in ["dark.png", "light.png"] {
         let picture = image::open(folder.join(name)).expect(name).to_rgb8();
         assert_eq!(picture.dimensions(), (1080, 720), "{name}");
