@@ -53,12 +53,12 @@ if (!executablePath) {
 // WebGPU wants a secure context, which 127.0.0.1 is.
 const server = createServer((_, reply) => reply.end('<!doctype html>')).listen(0, '127.0.0.1');
 await new Promise((ready) => server.on('listening', ready));
-const browser = await chromium.launch({ executablePath, args: FLAGS, headless: true });
+const browser = await chromium.launch({ executablePath, args: FLAGS, headless: true, timeout: 600_000 });
 const failures = [];
 let skipped = 0;
 try {
   const page = await browser.newPage();
-  await page.goto(`http://127.0.0.1:${server.address().port}/`);
+  await page.goto(`http://127.0.0.1:${server.address().port}/`, { timeout: 600_000 });
   // A wrong shader must be seen to fail, or the check proves nothing.
   const wrong = 'var<workgroup> a: array<u32, 8>; @compute @workgroup_size(8) fn main('
     + '@builtin(local_invocation_index) i: u32) { if (a[i] == 0u) { workgroupBarrier(); } }';

@@ -96,7 +96,7 @@ impl Context {
         Ok(())
     }
 
-    /// Compiles the pipelines of many texts, on all cores; `progress` is told how many are done.
+    /// Compiles the pipelines of many texts, on all cores (GL has a lock around each); `progress` is told how many are done.
     #[cfg(not(target_arch = "wasm32"))]
     pub(crate) async fn compile_all(
         &self,
@@ -104,7 +104,7 @@ impl Context {
         mut progress: impl FnMut(u64),
     ) -> Result<()> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let threads = cores.min(sources.len());
+        let threads = if self.capabilities().gl { 1 } else { cores.min(sources.len()) };
         let left = Mutex::new(sources.into_iter());
         let next = || left.lock().ok()?.next();
         std::thread::scope(|scope| {

@@ -321,6 +321,7 @@ mod tests {
     #[test]
     fn a_measurement_is_remembered() {
         let folder = std::env::temp_dir().join(format!("halfbyte-tuning-{}", std::process::id()));
+        fs::remove_dir_all(&folder).ok(); // of an earlier process with this number
         let tune = |starting: &mut bool| {
             pollster::block_on(async {
                 let context = Context::open(&Options::default()).await.expect("a GPU");

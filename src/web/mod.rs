@@ -620,7 +620,7 @@ extern "C" {
 }
 
 /// How often, and how many ms apart, a GPU error is asked whether the device is gone.
-const LATE: (usize, i32) = (10, 50);
+const LATE: (usize, i32) = (60, 50);
 
 /// A GPU error that comes of a lost device as what it is: Firefox reports the loss after what follows from it.
 async fn explained<T>(device: &Device, result: Result<T>) -> Result<T> {

@@ -235,6 +235,7 @@ fn a_product_may_add_to_what_was_normed() {
 #[test]
 fn compiled_pipelines_are_kept() {
     let folder = std::env::temp_dir().join(format!("halfbyte-pipelines-{}", std::process::id()));
+    std::fs::remove_dir_all(&folder).ok(); // of an earlier process with this number
     let options = Options { pipeline_cache: Some(folder.clone()), ..Options::default() };
     let checkpoint = pollster::block_on(embedded::open()).expect("the embedded model");
     let file = || {

@@ -64,7 +64,7 @@ function shim() {
       return await map.apply(this, args);
     } catch (error) {
       const lost = [...devices].map((known) => known.deref()?.lost).filter(Boolean);
-      await Promise.race([...lost, new Promise((resolve) => setTimeout(resolve, 1000))]);
+      await Promise.race([...lost, new Promise((resolve) => setTimeout(resolve, 3000))]);
       throw error;
     }
   };

@@ -24,6 +24,8 @@ const FIREFOX_PREFS = {
   'network.captive-portal-service.enabled': false,
   'network.connectivity-service.enabled': false,
 };
+/** Of what a browser is asked for: against hangs only, a busy machine takes its time. */
+const PATIENCE = 600_000;
 const SIZE = { width: 1280, height: 800 };
 
 /** Both of them, by name. */
@@ -44,8 +46,10 @@ export async function chromium({ flags = [], webgpu = true } = {}) {
     executablePath: program('CHROMIUM', ['/usr/bin/chromium', '/usr/bin/google-chrome']),
     args: [...args, ...off, ...flags],
     headless: true,
+    timeout: PATIENCE,
     viewport: SIZE,
   });
+  context.setDefaultTimeout(PATIENCE);
   // The pages of the profile's own first window stay unused.
   return {
     name: 'chromium',
@@ -93,7 +97,7 @@ export async function chromium({ flags = [], webgpu = true } = {}) {
 export async function chromiumWithWorkers({ flags = [] } = {}) {
   const { default: puppeteer } = await import('puppeteer-core');
   const executablePath = program('CHROMIUM', ['/usr/bin/chromium', '/usr/bin/google-chrome']);
-  return puppeteer.launch({ executablePath, args: [...CHROMIUM_FLAGS, ...flags], headless: true, protocolTimeout: 900_000 });
+  return puppeteer.launch({ executablePath, args: [...CHROMIUM_FLAGS, ...flags], headless: true, timeout: PATIENCE, protocolTimeout: 900_000 });
 }
 
 /** Firefox over WebDriver BiDi. `prefs`: more of about:config; `webgpu: false`: a browser without it. */
@@ -105,6 +109,7 @@ export async function firefox({ prefs = {}, webgpu = true } = {}) {
     executablePath: program('FIREFOX', ['/usr/bin/firefox-esr', '/usr/bin/firefox']),
     headless: true,
     extraPrefsFirefox: { ...FIREFOX_PREFS, ...off, ...prefs },
+    timeout: PATIENCE,
     protocolTimeout: 900_000,
     defaultViewport: SIZE,
   });
@@ -114,6 +119,7 @@ export async function firefox({ prefs = {}, webgpu = true } = {}) {
     browser,
     async open(url, { width, height, dark } = {}) {
       const page = await browser.newPage();
+      page.setDefaultTimeout(PATIENCE);
       if (width) await page.setViewport({ width, height: height ?? SIZE.height });
       // A preference of the whole browser: there is no other way over BiDi.
       if (dark !== undefined) console.warn("firefox: ask for dark with prefs { 'layout.css.prefers-color-scheme.content-override': 0 }");

@@ -25,7 +25,7 @@ export class Device {
 
 export class Model {
   static async load(device, files, options, onProgress) {
-    const { device: asked, adapters, activations } = JSON.parse(options);
+    const { device: asked, adapters, activations, context } = JSON.parse(options);
     const total = files.reduce((sum, { size }) => sum + size, 0);
     const model = Object.assign(new Model(), { device, files, asked, adapters, activations, context: [] });
     let done = 0;
@@ -39,7 +39,9 @@ export class Model {
         for (let i = 0; i < bytes.length; i++) sum = (Math.imul(sum, 31) + bytes[i]) | 0;
         at = end;
         done += bytes.length;
-        if (!(await onProgress('weights', done, total))) throw fail('Aborted', 'stopped');
+        // A context of one token: it reads until it is stopped.
+        while (context === 1 && (await onProgress('weights', done, total))) await sleep(5);
+        if (context === 1 || !(await onProgress('weights', done, total))) throw fail('Aborted', 'stopped');
       }
       model.sums[file.name] = sum;
     }

@@ -14,7 +14,7 @@ const LIMIT = 160 * MiB;
 const built = existsSync(fileURLToPath(new URL('../dist/halfbyte/halfbyte_core_bg.wasm', import.meta.url)));
 const core = process.env.HALFBYTE_CORE ?? (built ? 'real' : 'fake');
 
-describe(`memory with the ${core} core`, { timeout: 1_200_000 }, () => {
+describe(`memory with the ${core} core`, { timeout: 3_600_000 }, () => {
   let server, browser;
   before(async () => {
     server = await start({ core });

@@ -41,7 +41,7 @@ async function load({ source, options = {}, stopAt, keep }) {
 }
 
 for (const name of chosen) {
-  describe(name, { timeout: 300_000 }, () => {
+  describe(name, { timeout: 3_600_000 }, () => {
     let browser, server, page;
 
     const open = async (path = '') => {
@@ -272,7 +272,7 @@ for (const name of chosen) {
 
       test('a file that changes is never mixed', async () => {
         const [old, young] = [random(60 * MiB, 9), random(60 * MiB, 10)];
-        const source = server.store.put('/changes.gguf', { bytes: old, slow: 1 });
+        const source = server.store.put('/changes.gguf', { bytes: old, slow: 1, hold: 32 * MiB });
         await fails('Aborted', /stopped/, { source, stopAt: { stage: 'download', done: 20 * MiB } });
         // Between two visits.
         server.store.put('/changes.gguf', { bytes: young, etag: '"two"', slow: 1 });
@@ -362,9 +362,13 @@ for (const name of chosen) {
     describe('the cache', () => {
       test('two tabs: one downloads, the other waits and sees it', async () => {
         const bytes = random(30 * MiB, 13);
-        const source = server.store.put('/two.gguf', { bytes, slow: 2 });
+        const source = server.store.put('/two.gguf', { bytes, slow: 2, hold: 24 * MiB });
         const other = await open();
-        const [first, second] = await Promise.all([ok({ source }), ok({ source }, other)]);
+        const loading = Promise.all([ok({ source }), ok({ source }, other)]);
+        const waits = async () => (await navigator.locks.query()).pending.some(({ name }) => name.startsWith('halfbyte/download/'));
+        while (!(await page.evaluate(waits))) await wait(20);
+        delete server.store.get('/two.gguf').hold;
+        const [first, second] = await loading;
         for (const { info, stages } of [first, second]) {
           assert.equal(info.sums['two.gguf'], sum(bytes));
           assert.equal(stages.download.total, bytes.length);
@@ -376,7 +380,7 @@ for (const name of chosen) {
 
       test('a worker that is killed while it downloads', async () => {
         const bytes = random(40 * MiB, 14);
-        const source = server.store.put('/killed.gguf', { bytes, slow: 2 });
+        const source = server.store.put('/killed.gguf', { bytes, slow: 2, hold: 36 * MiB });
         const lost = await page.evaluate(async (source) => {
           const worker = new Worker('/halfbyte/worker.js', { type: 'module' });
           try {
@@ -390,6 +394,7 @@ for (const name of chosen) {
           }
         }, source);
         assert.match(lost, /^WorkerLost: the worker is gone.*load the model again/);
+        delete server.store.get('/killed.gguf').hold;
         const { info, stages } = await ok({ source });
         assert.ok(stages.download.first >= 8 * MiB, `goes on at ${stages.download.first}`);
         assert.equal(info.sums['killed.gguf'], sum(bytes));
@@ -397,11 +402,12 @@ for (const name of chosen) {
 
       test('stopping, and deleting', async () => {
         const bytes = random(30 * MiB, 15);
-        const source = server.store.put('/stop.gguf', { bytes, slow: 1 });
+        const source = server.store.put('/stop.gguf', { bytes, slow: 1, hold: 24 * MiB });
         await fails('Aborted', /stopped/, { source, stopAt: { stage: 'download', done: 16 * MiB } });
         const entry = (await cache('list')).find(({ source }) => source.endsWith('/stop.gguf'));
         assert.equal(entry.complete, false);
-        await fails('Aborted', /stopped/, { source, stopAt: { stage: 'weights', done: 1 } });
+        delete server.store.get('/stop.gguf').hold;
+        await fails('Aborted', /stopped/, { source, options: { context: 1 }, stopAt: { stage: 'weights', done: 1 } });
         await ok({ source, keep: true });
         await assert.rejects(cache('delete', entry.id), /in use.*close it there first/);
         await page.evaluate(() => window.model.close());

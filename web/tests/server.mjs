@@ -36,6 +36,7 @@ const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
  *   etag, modified                      null: not sent
  *   cut: n, cuts: k                     the first k answers break after n bytes
  *   slow: ms                            pause after every 64 KiB
+ *   hold: n                             from byte n on a byte now and then, until it is deleted: it does not end before
  *   statuses: [503, …], retryAfter      answers before the first good one
  *   redirect: (n) => url                instead of the file; n counts requests
  *   guard: (url, n) => status or null   e.g. 403 for a signed address that expired
@@ -73,16 +74,19 @@ async function origin() {
     const closed = new Promise((done) => reply.once('close', done));
     const stop = file.cut && file.cuts-- > 0 ? Math.min(end, start + file.cut) : end;
     for (let at = start; at < stop && !reply.destroyed;) {
-      const next = Math.min(stop, at + (64 << 10));
+      const held = at >= (file.hold ?? Infinity);
+      const next = Math.min(stop, at + (held ? 1 : 64 << 10));
       const chunk = file.bytes ? file.bytes.subarray(at, next) : file.at(at, next);
       entry.sent += chunk.length;
       if (!reply.write(chunk)) await Promise.race([new Promise((drained) => reply.once('drain', drained)), closed]);
-      if (file.slow) await sleep(file.slow);
+      if (held || file.slow) await sleep(held ? 60 : file.slow);
       at = next;
     }
     return stop < end ? reply.destroy() : reply.end();
   };
   const server = createServer((request, reply) => answer(request, reply).catch(() => reply.destroy())).listen(0, '127.0.0.1');
+  let down = false;
+  server.on('connection', (socket) => down && socket.destroy());
   await new Promise((ready) => server.on('listening', ready));
   const url = `http://127.0.0.1:${server.address().port}`;
   return {
@@ -92,8 +96,8 @@ async function origin() {
     get: (path) => files.get(path),
     remove: (path) => files.delete(path),
     /** Breaks every connection and takes no more, until `up`. */
-    down: () => new Promise((done) => (server.close(done), server.closeAllConnections())),
-    up: () => new Promise((done) => server.listen(Number(new URL(url).port), '127.0.0.1', done)),
+    down: () => ((down = true), server.closeAllConnections()),
+    up: () => (down = false),
     close: () => new Promise((done) => (server.close(done), server.closeAllConnections())),
   };
 }
@@ -131,14 +135,36 @@ export function putRepo({ hub, store }, repo, files, { commit = 'c0ffee', revisi
   }
 }
 
+/** Runs in the worker before its own script: at the 30th piece of every text it asks the server whether to go on. */
+const STAND = `
+  const post = self.postMessage.bind(self);
+  const pieces = {};
+  self.postMessage = (message, ...rest) => {
+    post(message, ...rest);
+    if (message.event?.piece === undefined || (pieces[message.id] = (pieces[message.id] ?? 0) + 1) !== 30) return;
+    const request = new XMLHttpRequest();
+    request.open('GET', '/go-on', false);
+    request.send();
+  };`;
+
 /** `core`: `fake` serves src/ with fake_core.js, `real` serves dist/ as it was built. */
 export async function start({ core = 'fake', port = 0 } = {}) {
   const pages = { '/': '<!doctype html><meta charset=utf-8><title>halfbyte</title><link rel=icon href=data:,><input type=file multiple><div id=drop style="width:200px;height:200px"></div>' };
+  const script = (reply, text) => reply.setHeader('Content-Type', 'text/javascript').end(text);
+  let standing = null;
   const page = await serve(join(WEB, 'dist'), {
     port,
-    answer(request, reply, url) {
+    async answer(request, reply, url) {
       if (pages[url.pathname] && !(core === 'real' && url.searchParams.has('app'))) {
         return reply.setHeader('Content-Type', 'text/html').end(pages[url.pathname]);
+      }
+      if (core === 'real' && url.pathname === '/go-on') {
+        await standing;
+        return reply.writeHead(204).end();
+      }
+      if (core === 'real' && url.pathname === '/stand.js') return script(reply, STAND);
+      if (core === 'real' && url.pathname === '/halfbyte/worker.js' && url.search === '') {
+        return script(reply, "import '/stand.js'; import './worker.js?real';");
       }
       if (core !== 'fake' || !url.pathname.startsWith('/halfbyte/')) return false;
       const name = url.pathname.slice('/halfbyte/'.length);
@@ -154,6 +180,12 @@ export async function start({ core = 'fake', port = 0 } = {}) {
     page,
     hub,
     store,
+    /** From now on a model that writes stands at its 30th token, until the function that this returns is called. */
+    stand() {
+      let release;
+      standing = new Promise((done) => (release = done));
+      return () => ((standing = null), release());
+    },
     tale: () => readFileSync(join(WEB, '../models/tale.gguf')),
     close: () => Promise.all([page.close(), hub.close(), store.close()]),
   };

@@ -21,7 +21,7 @@ async function load({ source, options = {} }) {
 }
 const cache = (page, method) => page.evaluate((method) => window.halfbyte.Halfbyte.cache[method](), method);
 
-describe('settings', { timeout: 240_000 }, () => {
+describe('settings', { timeout: 3_600_000 }, () => {
   let server;
   before(async () => (server = await start()));
   after(() => server.close());

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 const FOLDER: &str = "HALFBYTE_WINDOW_TEST";
 const TOKENS: usize = 48;
 /// The longest that it may take, on whatever machine.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(1800);
 
 fn main() {
     if let Some(folder) = std::env::var_os(FOLDER) {

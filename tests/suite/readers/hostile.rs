@@ -112,7 +112,7 @@ fn hostile_files_are_refused_with_the_reason() {
         let kind = entry["kind"].as_str().unwrap();
         let start = Instant::now();
         let result = try_entry(&hostile, name, kind);
-        assert!(start.elapsed() < Duration::from_secs(5), "{name} takes {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(60), "{name} hangs: {:?}", start.elapsed());
         let expected = EXPECTED.iter().find(|(n, _)| *n == name);
         match (result, expected) {
             // What is wrong with a tokenizer is found when one is made of it.

@@ -49,6 +49,7 @@ fn check(checkpoint: &Checkpoint) {
 fn parts_are_one_model() {
     check(&block_on(Checkpoint::from_files(files(&all()))).unwrap());
     let folder = std::env::temp_dir().join(format!("halfbyte-split-{}", std::process::id()));
+    std::fs::remove_dir_all(&folder).ok(); // of an earlier process with this number
     std::fs::create_dir_all(&folder).unwrap();
     for (no, bytes) in all() {
         std::fs::write(folder.join(name(no)), bytes).unwrap();
