@@ -19,9 +19,9 @@ after(async () => {
   site?.server.close();
 });
 
-/** Opens the page; errors of its own fail the test. */
-async function open(query = '', { panel = '', width = 1280, height = 800, dark = false } = {}) {
-  const handle = await browser.open(`${site.url}?mock=${/slow/.test(query) ? '' : 'fast'}${query}${panel && `#${panel}`}`, { width, height, dark });
+/** Opens the page; errors of its own fail the test. `mock`: flags of the mock. */
+async function open(query = '', { mock = 'fast', panel = '', width = 1280, height = 800, dark = false } = {}) {
+  const handle = await browser.open(`${site.url}?mock=${mock}${query}${panel && `#${panel}`}`, { width, height, dark });
   const page = handle.raw;
   // Some states pass faster than a busy machine looks, so the mock writes down all of them.
   let seen = 0;
@@ -45,6 +45,9 @@ async function open(query = '', { panel = '', width = 1280, height = 800, dark =
     handle,
   };
 }
+
+/** Lets the page draw: it sees a new width in one frame, and draws the layer map anew in the next. */
+const drawn = (page) => page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
 
 /** Opens it with the chat model, and talks. */
 async function chat(query = '', more) {
@@ -109,7 +112,7 @@ test('autoplay=0 waits; Continue goes on; another story begins anew', async () =
 });
 
 test('Esc stops', async () => {
-  const { page, state, ready, text, done } = await open('&slow');
+  const { page, state, ready, text, done } = await open('', { mock: 'fast,endless' });
   await state('generating');
   await page.waitForFunction(() => document.querySelector('#story').textContent.length > 30);
   assert.ok(await page.isVisible('#stop'));
@@ -184,7 +187,7 @@ test('settings reach the model, are reset, and are shared', async () => {
 });
 
 test('loading shows how far it is, and can be cancelled', async () => {
-  const { page, state, ready, text, done } = await open('&slow&autoplay=0');
+  const { page, state, ready, text, done } = await open('&autoplay=0', { mock: 'fast,hold' });
   await ready();
   await page.click('[data-to=models]');
   await page.fill('#hub', 'https://huggingface.co/owner/chat/blob/main/model.gguf');
@@ -204,13 +207,14 @@ test('loading shows how far it is, and can be cancelled', async () => {
 });
 
 test('a load takes the place of another, and nobody is told of an error', async () => {
-  const { page, state, ready, text, done } = await open('&slow&autoplay=0');
+  const { page, state, ready, text, done } = await open('&autoplay=0', { mock: 'fast,hold' });
   await ready();
   await page.evaluate(() => void window.halfbyte.load('hf:owner/chat/model.gguf'));
   await state('loading');
   await page.evaluate(() => void window.halfbyte.load('embedded'));
   await page.waitForFunction(() => window.mockLoads.length === 3);
   await ready();
+  assert.ok(await page.evaluate(() => window.mockLoads[1].options.signal.aborted));
   assert.match(await text('#model-name'), /tale\.gguf/);
   assert.equal(await page.locator('[data-error]').count(), 0);
   await done();
@@ -292,8 +296,16 @@ test('the cache is listed, resumed and emptied', async () => {
   await page.waitForFunction(() => window.mockLoads.length === 2);
   await ready();
   assert.deepEqual(await page.evaluate(() => window.mockLoads[1].source), { cached: 'b2' });
-  await page.click('[data-delete-cached=a1]');
-  await page.click('[data-delete-cached=a1]');
+  await page.click('[data-delete-cached=a1]', { trial: true });
+  // Both clicks at once: the page forgets after three seconds that it asked.
+  const asked = await page.evaluate(() => {
+    const button = document.querySelector('[data-delete-cached=a1]');
+    button.click();
+    const { textContent, disabled } = button;
+    button.click();
+    return { textContent, disabled };
+  });
+  assert.deepEqual(asked, { textContent: 'Sure?', disabled: false });
   await page.waitForFunction(() => !document.querySelector('[data-cached=a1]'));
   assert.ok(await page.isVisible('[data-cached=b2]'));
   await done();
@@ -304,6 +316,7 @@ test('the layer map shows every matrix, by picture, by key and by table', async 
   await ready();
   assert.equal(await page.locator('#map [data-cell]').count(), 32 * 7 + 2);
   assert.equal(await page.locator('#legend [data-codec]').count(), 6);
+  await drawn(page); // a new picture forgets the cursor
   await page.focus('#map');
   await page.keyboard.press('ArrowDown');
   await page.keyboard.press('ArrowDown');
@@ -320,12 +333,15 @@ test('the layer map shows every matrix, by picture, by key and by table', async 
 });
 
 test('verify shows every kernel and a verdict; only one thing runs', async () => {
-  const { page, state, ready, text, done } = await open('', { panel: 'tests' });
+  const { page, state, ready, text, done } = await open('', { mock: 'fast,endless,hold', panel: 'tests' });
   await state('generating');
   await page.click('#verify'); // stops the story
   await state('verifying');
+  assert.match(await text('#stats'), /stopped/);
+  await page.waitForSelector('[data-outcome]');
   assert.ok(await page.isDisabled('#bench'));
   assert.ok(await page.isDisabled('#send'));
+  await page.evaluate(() => window.mockGo());
   await ready();
   assert.equal(await page.locator('[data-outcome]').count(), 42);
   assert.equal(await page.getAttribute('#verdict', 'data-pass'), 'true');
@@ -366,6 +382,7 @@ test('the theme is kept', async () => {
 test('nothing is wider than a small phone', async () => {
   for (const panel of ['write', 'layers', 'models', 'machine', 'tests']) {
     const { page, ready, done } = await chat('', { panel, width: 320, height: 640 });
+    await drawn(page);
     const wide = await page.evaluate(() => [...document.querySelectorAll('body, header, main, .panel:not([hidden]), #composer')].filter((node) => node.scrollWidth > innerWidth).map((node) => node.id || node.tagName));
     assert.deepEqual(wide, [], panel);
     await done();
@@ -383,10 +400,13 @@ test('axe finds nothing serious, in both themes, on a desktop and on a phone', a
     for (const [width, height] of [[1440, 900], [390, 844]]) {
       const where = `${dark ? 'dark' : 'light'} ${width}`;
       const { page, say, ready, state, done } = await chat('', { dark, width, height });
+      await page.emulateMedia({ reducedMotion: 'reduce' }); // what fades in has no contrast yet
       await say('What is a nibble?');
       await check(page, `${where} chat`);
       for (const panel of ['layers', 'models', 'machine', 'tests']) {
         await page.click(`[data-to=${panel}]`);
+        await page.waitForSelector(`#panel-${panel}`);
+        await drawn(page);
         if (panel === 'tests') {
           await page.click('#verify');
           await state('verifying');
@@ -395,7 +415,6 @@ test('axe finds nothing serious, in both themes, on a desktop and on a phone', a
           await state('benchmarking');
           await ready();
         }
-        await page.waitForTimeout(700); // what fades in has no contrast yet
         await check(page, `${where} ${panel}`);
       }
       for (const dialog of ['about', ...(width > 1000 ? ['settings'] : [])]) {

@@ -1,6 +1,7 @@
 // The package's interface with nothing behind it: for working on the page, and for its tests.
 // `?mock=` takes, separated by commas: `cpu` (no GPU), `private` (no cache), `fast`, `failing` (a kernel that fails),
-// `full` (nothing fits the cache), `boot-Kind` (the first load fails with that kind).
+// `full` (nothing fits the cache), `boot-Kind` (the first load fails with that kind), `endless` (a text begins again
+// until it is stopped), `hold` (a download half-way and a verification after one kernel stand still until `mockGo()`).
 // Sources: `embedded`; `mock:chat`, `mock:mixed`, `mock:large` (or an `hf:` source with such a word in it);
 // `hf:error/Kind` fails with that kind. A prompt with `!Kind` in it fails half-way.
 
@@ -42,9 +43,10 @@ const MESSAGES = {
 };
 const fail = (kind) => new HalfbyteError(kind, MESSAGES[kind] ?? kind);
 
-const wait = (ms, signal) => new Promise((resolve, reject) => {
+const go = new Promise((resolve) => (globalThis.mockGo = resolve));
+const wait = (ms, signal, hold = false) => new Promise((resolve, reject) => {
   if (signal?.aborted) return reject(fail('Aborted'));
-  const timer = setTimeout(done, ms * speed);
+  const timer = hold && flags.has('hold') ? void go.then(done) : setTimeout(done, ms * speed);
   function done() {
     signal?.removeEventListener('abort', stop);
     resolve();
@@ -137,12 +139,12 @@ class Generation {
         options.onProgress?.({ stage: 'prompt', done, total: 4 });
         await wait(20, this.#controller.signal);
       }
-      for (const piece of pieces) {
+      do for (const piece of pieces) {
         await wait(22 + Math.random() * 16, this.#controller.signal);
         if (kind && tokens.length > 12) throw fail(kind);
         tokens.push(tokens.length);
         yield piece;
-      }
+      } while (flags.has('endless'));
     } catch (error) {
       if (error.kind !== 'Aborted' || kind === 'Aborted') throw error;
       finishReason = 'cancelled';
@@ -197,7 +199,7 @@ class Model {
     const cases = ['gather', 'matvec', 'matmul'].flatMap((name) => codecs.map((codec) => [name, codec]));
     cases.push(...['rms_norm', 'silu', 'softmax', 'argmax', 'hadamard'].map((name) => [name, 'f32']), ['rope', 'f32 cache'], ['rope', 'f16 cache'], ['attention', 'f32 cache'], ['attention', 'f16 cache']);
     for (const [i, [name, codec]] of cases.entries()) {
-      await wait(60, signal);
+      await wait(60, signal, i === 1);
       const tolerance = codec.startsWith('f16 c') ? 2e-3 : 1e-5;
       const bad = flags.has('failing') && i % 17 === 9;
       const broken = flags.has('failing') && i === 20;
@@ -269,7 +271,7 @@ export const Halfbyte = {
       for (let i = 0; i <= steps; i++) {
         if (kind && i === Math.min(steps, 9)) throw fail(kind);
         onProgress?.({ stage, done: Math.round(total * i / steps), total, name: stage === 'kernels' ? 'matvec int4 g32' : 'model.safetensors', ...(i > 2 && stage !== 'kernels' && { perSecond: total / steps * 20, secondsLeft: (steps - i) / 20 }) });
-        await wait(45, signal);
+        await wait(45, signal, stage === 'download' && i === steps / 2);
       }
     }
     return new Model(key, adapter, options);
