@@ -88,8 +88,8 @@ pub enum Op {
         /// Add to what is there.
         add: bool,
     },
-    /// `out = (x − mean(x)) / sqrt(var(x) + eps) ⊙ weight + bias` of every run of `width` columns from `offset` on; for
-    /// [`Rows::Head`] the rows of x start at the step's head row.
+    /// `out = (x − mean(x)) / sqrt(var(x) + eps) ⊙ weight + bias` of every run of `width` columns from `offset` on; an
+    /// RMSNorm of them where they are not `centered`. For [`Rows::Head`] the rows of x start at the step's head row.
     LayerNorm {
         /// How many rows.
         rows: Rows,
@@ -99,6 +99,8 @@ pub enum Op {
         offset: usize,
         /// Columns that are normed together; `weight.cols / width` is how many runs there are.
         width: usize,
+        /// The mean is taken off.
+        centered: bool,
         /// `[runs · width]`
         weight: Tensor,
         /// `[runs · width]`

@@ -62,7 +62,7 @@ fn run_op(op: &Op, step_tensor: &Tensor, step: &Step) -> Result<()> {
             values.chunks_exact_mut(x.cols).for_each(|row| rms_norm(row, &weight, *eps));
             store(out, 0, x.cols, &values, *add);
         }
-        Op::LayerNorm { rows: which, x, offset, width, weight, bias, eps, out } => {
+        Op::LayerNorm { rows: which, x, offset, width, centered, weight, bias, eps, out } => {
             let first = if *which == crate::ops::Rows::Head { step.head_first } else { 0 };
             let stored = rows(x, first + step.rows(*which)).split_off(first * x.cols);
             let (weight, bias) = (vector(weight), bias.as_ref().map(vector));
@@ -71,7 +71,10 @@ fn run_op(op: &Op, step_tensor: &Tensor, step: &Step) -> Result<()> {
                 let mut runs = row[*offset..offset + weight.len()].to_vec();
                 for (i, run) in runs.chunks_exact_mut(*width).enumerate() {
                     let part = i * width..(i + 1) * width;
-                    layer_norm(run, &weight[part.clone()], bias.as_ref().map(|b| &b[part]), *eps);
+                    match centered {
+                        true => layer_norm(run, &weight[part.clone()], bias.as_ref().map(|b| &b[part]), *eps),
+                        false => rms_norm(run, &weight[part], *eps),
+                    }
                 }
                 values.extend(runs);
             }

@@ -829,9 +829,12 @@ async fn glu(bench: &mut Bench, activation: Activation) -> Result<f64> {
 async fn layer_norm(bench: &mut Bench) -> Result<f64> {
     let mut worst = 0f64;
     let width = bench.rng.random_range(5..2000);
-    // Rows, rows of the head, heads in place.
-    for (tokens, width, runs, head_first) in [(3, width, 1, 0), (2, 512, 1, 2), (2, 24, 5, 0)] {
-        let (offset, cols) = if runs > 1 { (3, runs * width + 7) } else { (0, width) };
+    // Rows, rows of the head; in place heads, and a part of a row.
+    for (tokens, width, runs, head_first, centered) in
+        [(3, width, 1, 0, true), (2, 512, 1, 2, true), (2, 24, 5, 0, true), (2, 100, 1, 0, false)]
+    {
+        let in_place = runs > 1 || !centered;
+        let (offset, cols) = if in_place { (3, runs * width + 7) } else { (0, width) };
         let (x, out) = (bench.random(tokens + head_first, cols)?, bench.random(tokens, cols)?);
         let (weight, bias) = (bench.random(1, runs * width)?, bench.random(1, runs * width)?);
         let rows = if head_first > 0 { Rows::Head } else { Rows::Tokens };
@@ -841,12 +844,13 @@ async fn layer_norm(bench: &mut Bench) -> Result<f64> {
             x: half(&x),
             offset,
             width,
+            centered,
             weight: half(&weight),
             bias: (head_first > 0).then(|| half(&bias)),
             eps: 1e-3,
-            out: (runs == 1).then(|| half(&out)),
+            out: (!in_place).then(|| half(&out)),
         };
-        let read = if runs == 1 { &out } else { &x };
+        let read = if in_place { &x } else { &out };
         worst = worst.max(bench.compare(&step, tokens, read, &build).await?);
     }
     Ok(worst)

@@ -1,5 +1,6 @@
 // out[t, i] = (x[t, i] − mean) / sqrt(variance + eps)·weight[i] + bias[i] (Ba et al. 2016) over each run of `width`
-// columns from `offset` on: a row, or the heads of q or k; a workgroup a run. In place where IN_PLACE.
+// columns from `offset` on: a row, the heads of q or k, or all of q or k; a workgroup a run. In place where IN_PLACE;
+// RMSNorm, whose mean is 0, where not CENTERED.
 // x: [tokens, stride], out: as x; the head takes rows HEAD_FIRST … of x.
 // requires: lib/step.wgsl, reduce
 
@@ -30,11 +31,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         source += step[HEAD_FIRST];
     }
     let from_row = source * P.stride + first;
-    var sum = 0.0;
-    for (var i = lane.x; i < P.width; i += LANES) {
-        sum += value(from_row + i);
+    var mean = 0.0;
+    if (CENTERED) {
+        var sum = 0.0;
+        for (var i = lane.x; i < P.width; i += LANES) {
+            sum += value(from_row + i);
+        }
+        mean = reduce_add(sum, lane.x) / f32(P.width);
     }
-    let mean = reduce_add(sum, lane.x) / f32(P.width);
     var squares = 0.0;
     for (var i = lane.x; i < P.width; i += LANES) {
         let d = value(from_row + i) - mean;

@@ -10,7 +10,7 @@ use crate::checkpoint::{
     BoxFuture, InputTransform, OutputTransform, PieceSource, Slice, StoredMatrix, Weights, module_shape,
 };
 use crate::error::{Error, Result};
-use crate::model::{ModelConfig, architecture};
+use crate::model::{ModelConfig, QkNorms, architecture};
 use crate::quant::e8p::E8p12;
 use crate::quant::hadamard::Form;
 use crate::quant::hyb;
@@ -321,7 +321,7 @@ impl Weights for RandomModel {
     async fn vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
         let of_heads = name.contains("q_norm") || name.contains("k_norm");
         let has = if of_heads {
-            architecture(&self.config).is_some_and(|a| a.qk_norms)
+            architecture(&self.config).is_some_and(|a| a.qk_norms != QkNorms::Optional)
         } else {
             name.ends_with("norm.weight")
         };

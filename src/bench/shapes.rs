@@ -96,6 +96,7 @@ impl ShapeSpec {
             context: self.context,
             window: None,
             alternating: None,
+            unrotated: Vec::new(),
             experts: None,
             activation: Activation::Silu,
             constants: Constants::default(),

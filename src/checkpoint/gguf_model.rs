@@ -2,13 +2,13 @@
 //! of the hyper-parameters.
 
 use super::gguf::Metadata;
+use super::hf;
 use super::tensor::TensorInfo;
 use crate::error::{Error, Result};
 use crate::model::{
     ARCHITECTURES, Alternating, Architecture, Constants, Experts, ModelConfig, NormKind, Rope, RopeScaling,
     Windows,
 };
-use crate::ops::Activation;
 
 /// llama.cpp's name of a tensor of a model of `general.architecture` `arch` → Hugging Face's of the Llama family; others
 /// stay as they are.
@@ -33,7 +33,7 @@ pub fn hugging_face_name(name: &str, arch: &str) -> String {
         "attn_qkv" => "self_attn.qkv_proj",
         "attn_sinks" => return format!("model.layers.{layer}.self_attn.sinks"),
         "ffn_gate" => "mlp.gate_proj",
-        "ffn_up" if arch == "phi3" => "mlp.gate_up_proj",
+        "ffn_up" if matches!(arch, "phi3" | "glm4") => "mlp.gate_up_proj",
         "ffn_up" => "mlp.up_proj",
         "ffn_down" => "mlp.down_proj",
         "ffn_gate_inp" => "mlp.gate",
@@ -174,16 +174,22 @@ pub fn config(
         }),
         _ => None,
     };
-    let gemma = known.norm == NormKind::RmsPlusOne;
+    let own_scale = if known.norm == NormKind::RmsPlusOne { (hidden as f32).sqrt() } else { 1.0 };
     // So it does which Gemmas divide scores by another width than the head's: the ones with 27 billion weights.
     let wide = matches!((arch, layers), ("gemma2", 46) | ("gemma3", 62));
     let constant = |key: &str| Ok::<_, Error>(float(key)?.map(|x| x as f32));
     let constants = Constants {
-        embedding_scale: if gemma { (hidden as f32).sqrt() } else { 1.0 },
-        attention_width: wide.then(|| hidden as f32 / heads as f32),
+        embedding_scale: constant("embedding_scale")?.unwrap_or(own_scale),
+        attention_width: match constant("attention.scale")?.filter(|&scale| scale != 0.0) {
+            Some(scale) => Some(1.0 / (scale * scale)),
+            None => wide.then(|| hidden as f32 / heads as f32),
+        },
         attention_softcap: constant("attn_logit_softcapping")?,
         logit_softcap: constant("final_logit_softcapping")?,
-        logit_scale: constant("logit_scale")?.unwrap_or(1.0),
+        // Granite divides by it.
+        logit_scale: constant("logit_scale")?
+            .map_or(1.0, |scale| if arch == "granite" { 1.0 / scale } else { scale }),
+        residual_scale: constant("residual_scale")?.unwrap_or(1.0),
     };
     let token = |key: &str| -> Result<Option<u32>> {
         let id = metadata.unsigned(&format!("tokenizer.ggml.{key}"))?;
@@ -220,9 +226,10 @@ pub fn config(
         rope,
         context,
         window,
+        unrotated: known.unrotated.flags(layers.min(1 << 16), alternating.as_ref()),
         alternating,
         experts,
-        activation: if gemma { Activation::GeluTanh } else { Activation::Silu },
+        activation: hf::own_activation(known)?,
         constants,
         tied: !head,
         bos: token("bos_token_id")?,

@@ -9,7 +9,7 @@ use super::tensor::Tensors;
 use crate::error::{Error, Result};
 use crate::model::{
     ARCHITECTURES, Alternating, Architecture, Constants, Experts, ModelConfig, NormKind, Rope, RopeScaling,
-    Windows,
+    Unrotated, Windows,
 };
 use crate::ops::Activation;
 use serde_json::{Map, Value};
@@ -201,6 +201,11 @@ pub(crate) fn model_config(config: &Value, generation: Option<&Value>, file: &st
             local_rope,
         }),
     };
+    let unrotated = match (keys.get("no_rope_layers"), keys.size("no_rope_layer_interval")?) {
+        (Some(Value::Array(turn)), _) => turn.iter().map(|turns| turns == 0).collect(),
+        (_, Some(every @ 1..)) => Unrotated::Every(every).flags(layers.min(MAX_LAYERS), None),
+        _ => arch.unrotated.flags(layers.min(MAX_LAYERS), alternating.as_ref()),
+    };
     refuse_variants(&keys, hidden)?;
     let config = ModelConfig {
         architecture: arch.name.to_string(),
@@ -211,11 +216,12 @@ pub(crate) fn model_config(config: &Value, generation: Option<&Value>, file: &st
         head_dim,
         ffn: keys.size("ffn_dim")?.map_or_else(|| keys.require("intermediate_size"), Ok)?,
         vocab: keys.require("vocab_size")?,
-        norm_eps: keys.number("rms_norm_eps")?.or(keys.number("layer_norm_eps")?).unwrap_or(1e-6) as f32,
+        norm_eps: norm_eps(&keys)?,
         rope,
         context,
         window,
         alternating,
+        unrotated,
         experts: experts(&keys)?,
         activation: activation(&keys)?,
         constants: constants(&keys, arch, hidden)?,
@@ -233,6 +239,11 @@ fn refuse_variants(keys: &Keys, hidden: usize) -> Result<()> {
     if keys.get("do_layer_norm_before").is_some_and(|before| before == false) {
         return unsupported("do_layer_norm_before false".into());
     }
+    for key in ["use_parallel_residual", "qk_layernorm"] {
+        if keys.flag(key)? {
+            return unsupported(format!("{key} true"));
+        }
+    }
     if let Some(width) = keys.size("word_embed_proj_dim")?.filter(|&width| width != hidden) {
         return unsupported(format!("word_embed_proj_dim {width} beside hidden_size {hidden}"));
     }
@@ -243,6 +254,15 @@ fn refuse_variants(keys: &Keys, hidden: usize) -> Result<()> {
         Some(_) => unsupported("layers with experts beside layers without (mlp_only_layers)".into()),
         None => Ok(()),
     }
+}
+
+fn norm_eps(keys: &Keys) -> Result<f32> {
+    for key in ["rms_norm_eps", "layer_norm_eps", "norm_epsilon"] {
+        if let Some(eps) = keys.number(key)? {
+            return Ok(eps as f32);
+        }
+    }
+    Ok(1e-6)
 }
 
 fn activation(keys: &Keys) -> Result<Activation> {
@@ -264,6 +284,12 @@ fn activation(keys: &Keys) -> Result<Activation> {
     }
 }
 
+/// That of an architecture whose file does not say.
+pub(crate) fn own_activation(arch: &Architecture) -> Result<Activation> {
+    let defaults = with_defaults(Value::Object(Map::new()), arch.defaults);
+    activation(&Keys::new(&defaults, arch.name))
+}
+
 fn experts(keys: &Keys) -> Result<Option<Experts>> {
     let mut count = None;
     for key in ["num_local_experts", "num_experts", "n_routed_experts"] {
@@ -280,13 +306,21 @@ fn experts(keys: &Keys) -> Result<Option<Experts>> {
 
 fn constants(keys: &Keys, arch: &Architecture, hidden: usize) -> Result<Constants> {
     let number = |key: &str| Ok::<_, Error>(keys.number(key)?.map(|x| x as f32));
+    // Gemma scales by a root that no key spells out.
+    let own = if arch.norm == NormKind::RmsPlusOne { (hidden as f32).sqrt() } else { 1.0 };
     Ok(Constants {
-        // Gemma scales by a root that no key spells out.
-        embedding_scale: if arch.norm == NormKind::RmsPlusOne { (hidden as f32).sqrt() } else { 1.0 },
-        attention_width: number("query_pre_attn_scalar")?,
+        embedding_scale: number("embedding_multiplier")?.unwrap_or(own),
+        attention_width: match number("attention_multiplier")? {
+            Some(scale) => Some(1.0 / (scale * scale)),
+            None => number("query_pre_attn_scalar")?,
+        },
         attention_softcap: number("attn_logit_softcapping")?,
         logit_softcap: number("final_logit_softcapping")?,
-        logit_scale: number("logit_scale")?.unwrap_or(1.0),
+        logit_scale: match number("logits_scaling")? {
+            Some(divisor) => 1.0 / divisor,
+            None => number("logit_scale")?.unwrap_or(1.0),
+        },
+        residual_scale: number("residual_multiplier")?.unwrap_or(1.0),
     })
 }
 
@@ -312,7 +346,9 @@ fn rope(
         let (global, context) = one(global, theta)?;
         return Ok((global, Some(one(local, theta)?.0), context));
     }
-    let local = keys.number("rope_local_base_freq")?.map(|theta| one(&Value::Null, theta)).transpose()?;
+    let own = Some(theta).filter(|_| arch.stretches_global_rope && !parameters.is_null());
+    let local = keys.number("rope_local_base_freq")?.or(own);
+    let local = local.map(|theta| one(&Value::Null, theta)).transpose()?;
     let (global, context) = one(parameters, theta)?;
     Ok((global, local.map(|(rope, _)| rope), context))
 }

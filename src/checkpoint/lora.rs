@@ -250,8 +250,8 @@ fn each_expert(module: &str, all: &LowRank, config: &ModelConfig) -> Result<Vec<
     Ok(terms)
 }
 
-/// What the Llama family calls a tensor. An adapter does not say which architecture it is for, but no architecture's own
-/// names mean anything else in another.
+/// What the Llama family calls a tensor. An adapter does not say which architecture it is for, but the names of one mean
+/// nothing else in another, taken in the order of the list.
 fn llama_name(name: String) -> String {
     let names = ARCHITECTURES.iter().flat_map(|architecture| architecture.renamed);
     names.fold(name, |name, (from, to)| name.replace(from, to))
@@ -294,4 +294,21 @@ async fn read(tensors: &Tensors, module: &str, (rank, scale): (usize, f32)) -> R
     let a = a.floats(rank * cols, "weight").await?;
     let b = b.floats(rows * rank, "weight").await?;
     Ok(LowRank { rows, cols, rank, a, b, scale })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_an_architecture_are_not_taken_for_anothers() {
+        for architecture in ARCHITECTURES {
+            for (own, _) in architecture.renamed {
+                let name = format!("model.layers.0.{}.lora_A", own.trim_matches('.'));
+                let renamed =
+                    architecture.renamed.iter().fold(name.clone(), |name, (from, to)| name.replace(from, to));
+                assert_eq!(llama_name(name), renamed, "{}", architecture.name);
+            }
+        }
+    }
 }

@@ -832,9 +832,10 @@ pub(crate) fn rms_norm_module(rows: Rows, add: bool, width: usize, capabilities:
     with_reduction_of(norm_lanes(width, capabilities), module, capabilities)
 }
 
-/// LayerNorm over tokens, head rows or heads.
+/// LayerNorm, or RMSNorm, over tokens, head rows, heads or parts of rows.
 pub(crate) fn layer_norm_module(
     rows: Rows,
+    centered: bool,
     biased: bool,
     in_place: bool,
     capabilities: &Capabilities,
@@ -842,6 +843,7 @@ pub(crate) fn layer_norm_module(
     let mut module = module("layer_norm", "kernels/layer_norm.wgsl");
     module.constants.extend([
         ("HEAD", Constant::from(rows == Rows::Head)),
+        ("CENTERED", centered.into()),
         ("BIASED", biased.into()),
         ("IN_PLACE", in_place.into()),
     ]);
@@ -1342,14 +1344,14 @@ fn lower_one<'a>(
                 });
             }
         }
-        Op::LayerNorm { rows, x, offset, width, weight, bias, eps, out } => {
+        Op::LayerNorm { rows, x, offset, width, centered, weight, bias, eps, out } => {
             // A buffer is bound for reading or for writing, not for both: in place x is read through y.
             let (from, to) = match out {
                 Some(out) => (x.gpu()?, out.gpu()?),
                 None => (unused, x.gpu()?),
             };
             all.push(Lowered {
-                module: layer_norm_module(*rows, bias.is_some(), out.is_none(), capabilities),
+                module: layer_norm_module(*rows, *centered, bias.is_some(), out.is_none(), capabilities),
                 buffers: vec![
                     (4, from),
                     (5, to),
@@ -1869,8 +1871,8 @@ fn modules(every_slot: bool) -> Vec<Module> {
             for width in [64, 4096] {
                 add(format!("{suffix} {width}"), rms_norm_module(rows, flag, width, &capabilities));
             }
-            add(suffix.clone(), layer_norm_module(rows, flag, false, &capabilities));
-            add(format!("{suffix} in place"), layer_norm_module(rows, flag, true, &capabilities));
+            add(suffix.clone(), layer_norm_module(rows, true, flag, false, &capabilities));
+            add(format!("{suffix} in place"), layer_norm_module(rows, flag, false, true, &capabilities));
         }
         add(reduction.into(), route_module(&capabilities));
         let sizes = |cache| head_dims(cache).iter().map(move |&head_dim| (head_dim, cache));

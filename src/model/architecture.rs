@@ -1,7 +1,8 @@
 //! What tells the architectures apart: data for readers, tokenizers and the loader, and the forward pass of a layer.
 
 use super::block::Block;
-use super::{ModelConfig, cohere, gemma, llama};
+use super::config::Alternating;
+use super::{ModelConfig, cohere, gemma, llama, olmo};
 use crate::error::Result;
 
 /// One architecture.
@@ -25,8 +26,8 @@ pub struct Architecture {
     pub gguf_norms: &'static [&'static str],
     /// What they compute.
     pub norm: NormKind,
-    /// q and k have a norm each head.
-    pub qk_norms: bool,
+    /// What norms q and k have.
+    pub qk_norms: QkNorms,
     /// Attention and feed-forward have a norm before their last product.
     pub sub_norms: bool,
     /// GGUF files have the halves of a head of q and k interleaved.
@@ -35,10 +36,14 @@ pub struct Architecture {
     pub whole_experts: bool,
     /// Which layers have the sliding window.
     pub windows: Windows,
+    /// Which layers do not turn heads.
+    pub unrotated: Unrotated,
     /// Pairs of the rotary embedding are neighbouring channels.
     pub interleaved_rope: bool,
     /// `partial_rotary_factor` says how much of a head turns.
     pub partial_rope: bool,
+    /// Layers with the sliding window rotate by the frequencies that the others' were stretched from.
+    pub stretches_global_rope: bool,
     /// Positions are learned: the row of position 0 in `embed_positions`. Nothing rotates.
     pub learned_positions: Option<usize>,
     /// A dense feed-forward layer has a gate.
@@ -60,6 +65,17 @@ pub enum NormKind {
     Layer,
 }
 
+/// Norms of q and k before they turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNorms {
+    /// Of every head, if the checkpoint has them.
+    Optional,
+    /// Of every head.
+    Heads,
+    /// One of all of q, one of all of k.
+    Whole,
+}
+
 /// Which layers have the sliding window of a configuration, where `layer_types` does not say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Windows {
@@ -73,6 +89,30 @@ pub enum Windows {
     AllBut(usize),
 }
 
+/// Which layers do not turn heads, where `no_rope_layers` does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unrotated {
+    /// None.
+    Never,
+    /// The last one of so many.
+    Every(usize),
+    /// Those that see everything, where others have a sliding window.
+    Global,
+}
+
+impl Unrotated {
+    /// A flag a layer; empty where all turn.
+    pub(crate) fn flags(self, layers: usize, alternating: Option<&Alternating>) -> Vec<bool> {
+        match self {
+            Unrotated::Never => Vec::new(),
+            Unrotated::Every(many) => (0..layers).map(|layer| (layer + 1).is_multiple_of(many)).collect(),
+            Unrotated::Global => {
+                alternating.map(|a| a.sliding.iter().map(|s| !s).collect()).unwrap_or_default()
+            }
+        }
+    }
+}
+
 const LLAMA: Architecture = Architecture {
     name: "llama",
     class: "LlamaForCausalLM",
@@ -83,13 +123,15 @@ const LLAMA: Architecture = Architecture {
     norms: &["input_layernorm", "post_attention_layernorm"],
     gguf_norms: &["attn_norm", "ffn_norm"],
     norm: NormKind::Rms,
-    qk_norms: false,
+    qk_norms: QkNorms::Optional,
     sub_norms: false,
     gguf_interleaves: true,
     whole_experts: false,
     windows: Windows::Never,
+    unrotated: Unrotated::Never,
     interleaved_rope: false,
     partial_rope: false,
+    stretches_global_rope: false,
     learned_positions: None,
     gated: true,
     missing: None,
@@ -110,6 +152,33 @@ const GEMMA: Architecture = Architecture {
     forward: gemma::forward,
     ..LLAMA
 };
+const COHERE: Architecture = Architecture {
+    defaults: r#"{"logit_scale": 0.0625, "layer_norm_eps": 1e-5, "tie_word_embeddings": true}"#,
+    norms: &["input_layernorm"],
+    gguf_norms: &["attn_norm"],
+    norm: NormKind::Layer,
+    gguf_interleaves: false,
+    interleaved_rope: true,
+    forward: cohere::forward,
+    ..LLAMA
+};
+const GLM: Architecture = Architecture {
+    adds_bos: false,
+    gguf_interleaves: false,
+    partial_rope: true,
+    interleaved_rope: true,
+    defaults: r#"{"partial_rotary_factor": 0.5, "head_dim": 128}"#,
+    ..LLAMA
+};
+const OLMO: Architecture = Architecture {
+    norms: &["post_attention_layernorm", "post_feedforward_layernorm"],
+    gguf_norms: &["post_attention_norm", "post_ffw_norm"],
+    qk_norms: QkNorms::Whole,
+    gguf_interleaves: false,
+    adds_bos: false,
+    forward: olmo::forward,
+    ..LLAMA
+};
 
 /// All architectures.
 pub static ARCHITECTURES: &[Architecture] = &[
@@ -122,7 +191,13 @@ pub static ARCHITECTURES: &[Architecture] = &[
         ..LLAMA
     },
     Architecture { name: "qwen2", class: "Qwen2ForCausalLM", gguf: Some("qwen2"), ..QWEN },
-    Architecture { name: "qwen3", class: "Qwen3ForCausalLM", gguf: Some("qwen3"), qk_norms: true, ..QWEN },
+    Architecture {
+        name: "qwen3",
+        class: "Qwen3ForCausalLM",
+        gguf: Some("qwen3"),
+        qk_norms: QkNorms::Heads,
+        ..QWEN
+    },
     Architecture {
         name: "bitnet",
         class: "BitNetForCausalLM",
@@ -159,7 +234,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
             "max_position_embeddings": 131072, "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0,
             "tie_word_embeddings": true, "hidden_activation": "gelu_pytorch_tanh"}"#,
         renamed: &[("model.language_model.", "model."), ("language_model.", "")],
-        qk_norms: true,
+        qk_norms: QkNorms::Heads,
         windows: Windows::AllBut(6),
         ..GEMMA
     },
@@ -182,7 +257,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
         class: "Qwen3MoeForCausalLM",
         gguf: Some("qwen3moe"),
         defaults: r#"{"num_experts": 128, "num_experts_per_tok": 8}"#,
-        qk_norms: true,
+        qk_norms: QkNorms::Heads,
         ..QWEN
     },
     Architecture {
@@ -196,17 +271,140 @@ pub static ARCHITECTURES: &[Architecture] = &[
         adds_bos: false,
         ..LLAMA
     },
+    Architecture { name: "cohere", class: "CohereForCausalLM", gguf: Some("command-r"), ..COHERE },
     Architecture {
-        name: "cohere",
-        class: "CohereForCausalLM",
-        gguf: Some("command-r"),
-        defaults: r#"{"logit_scale": 0.0625, "layer_norm_eps": 1e-5, "tie_word_embeddings": true}"#,
-        norms: &["input_layernorm"],
-        gguf_norms: &["attn_norm"],
-        norm: NormKind::Layer,
+        name: "cohere2",
+        class: "Cohere2ForCausalLM",
+        gguf: Some("cohere2"),
+        windows: Windows::AllBut(4),
+        unrotated: Unrotated::Global,
+        ..COHERE
+    },
+    Architecture {
+        name: "gemma",
+        class: "GemmaForCausalLM",
+        gguf: Some("gemma"),
+        defaults: r#"{"head_dim": 256, "tie_word_embeddings": true, "hidden_activation": "gelu_pytorch_tanh"}"#,
+        norm: NormKind::RmsPlusOne,
         gguf_interleaves: false,
-        interleaved_rope: true,
+        ..LLAMA
+    },
+    Architecture {
+        name: "granite",
+        class: "GraniteForCausalLM",
+        gguf: Some("granite"),
+        defaults: r#"{"attention_multiplier": 1.0}"#,
+        adds_bos: false,
+        ..LLAMA
+    },
+    Architecture {
+        name: "smollm3",
+        class: "SmolLM3ForCausalLM",
+        gguf: Some("smollm3"),
+        defaults: r#"{"tie_word_embeddings": true, "rope_theta": 2000000.0}"#,
+        windows: Windows::Asked,
+        unrotated: Unrotated::Every(4),
+        adds_bos: false,
+        ..LLAMA
+    },
+    Architecture { name: "glm", class: "GlmForCausalLM", gguf: None, ..GLM },
+    Architecture {
+        name: "glm4",
+        class: "Glm4ForCausalLM",
+        gguf: Some("glm4"),
+        norms: &[
+            "input_layernorm",
+            "post_self_attn_layernorm",
+            "post_attention_layernorm",
+            "post_mlp_layernorm",
+        ],
+        gguf_norms: GEMMA.gguf_norms,
+        forward: gemma::forward,
+        ..GLM
+    },
+    Architecture { name: "olmo2", class: "Olmo2ForCausalLM", gguf: Some("olmo2"), ..OLMO },
+    Architecture {
+        name: "olmo3",
+        class: "Olmo3ForCausalLM",
+        gguf: None,
+        windows: Windows::AllBut(4),
+        stretches_global_rope: true,
+        ..OLMO
+    },
+    Architecture {
+        name: "exaone4",
+        class: "Exaone4ForCausalLM",
+        gguf: Some("exaone4"),
+        qk_norms: QkNorms::Heads,
+        windows: Windows::AllBut(4),
+        unrotated: Unrotated::Global,
+        ..OLMO
+    },
+    Architecture {
+        name: "stablelm",
+        class: "StableLmForCausalLM",
+        gguf: Some("stablelm"),
+        defaults: r#"{"layer_norm_eps": 1e-5, "partial_rotary_factor": 0.25}"#,
+        norm: NormKind::Layer,
+        partial_rope: true,
+        gguf_interleaves: false,
+        adds_bos: false,
+        ..LLAMA
+    },
+    Architecture {
+        name: "starcoder2",
+        class: "Starcoder2ForCausalLM",
+        gguf: Some("starcoder2"),
+        renamed: &[("mlp.c_fc", "mlp.up_proj"), ("mlp.c_proj", "mlp.down_proj")],
+        defaults: r#"{"norm_epsilon": 1e-5, "tie_word_embeddings": true, "hidden_act": "gelu_pytorch_tanh"}"#,
+        norm: NormKind::Layer,
+        gated: false,
+        windows: Windows::Always,
+        gguf_interleaves: false,
+        adds_bos: false,
+        ..LLAMA
+    },
+    Architecture {
+        name: "phi",
+        class: "PhiForCausalLM",
+        gguf: None,
+        renamed: &[
+            ("model.final_layernorm", "model.norm"),
+            ("self_attn.dense", "self_attn.o_proj"),
+            ("mlp.fc1", "mlp.up_proj"),
+            ("mlp.fc2", "mlp.down_proj"),
+        ],
+        defaults: r#"{"layer_norm_eps": 1e-5, "partial_rotary_factor": 0.5, "hidden_act": "gelu_new"}"#,
+        norms: COHERE.norms,
+        norm: NormKind::Layer,
+        gated: false,
+        partial_rope: true,
+        adds_bos: false,
         forward: cohere::forward,
+        ..LLAMA
+    },
+    Architecture {
+        name: "ernie4_5",
+        class: "Ernie4_5ForCausalLM",
+        gguf: None,
+        defaults: r#"{"head_dim": 128, "tie_word_embeddings": true, "rope_theta": 500000.0}"#,
+        interleaved_rope: true,
+        ..LLAMA
+    },
+    Architecture {
+        name: "arcee",
+        class: "ArceeForCausalLM",
+        gguf: Some("arcee"),
+        defaults: r#"{"hidden_act": "relu2"}"#,
+        gated: false,
+        ..LLAMA
+    },
+    Architecture {
+        name: "seed_oss",
+        class: "SeedOssForCausalLM",
+        gguf: None,
+        defaults: r#"{"head_dim": 128}"#,
+        adds_bos: false,
         ..LLAMA
     },
     Architecture {

@@ -28,6 +28,7 @@ impl Norm {
                 x,
                 offset: 0,
                 width: weight.cols,
+                centered: true,
                 weight,
                 bias: self.bias.clone(),
                 eps,
@@ -41,7 +42,7 @@ impl Norm {
 pub struct Layer {
     pub(super) norms: Vec<Norm>,             // as `Architecture::norms` names them
     pub(super) wqkv: Linear,                 // [q + k + v, hidden]
-    pub(super) qk_norms: Option<[Norm; 2]>,  // [head_dim]; Command-R+: [q], [k]
+    pub(super) qk_norms: Option<[Norm; 2]>,  // [head_dim]; Command-R+, OLMo 2: [q], [k]
     pub(super) sub_norms: Option<[Norm; 2]>, // [q], [ffn], BitNet
     pub(super) sinks: Option<Tensor>,        // [heads], gpt-oss
     pub(super) wo: Linear,                   // [hidden, q]
@@ -206,17 +207,21 @@ impl<'a> Block<'a> {
             ],
         };
         let sliding = config.slides(self.index);
-        let rotations = self.rotations.of(sliding);
+        let rotations = self.rotations.of(sliding).filter(|_| config.rotates(self.index));
         layer.wqkv.forward(self.ops, Rows::Tokens, &a.scratch, x, &a.qkv, false);
         let norms = match &layer.qk_norms {
-            Some([q, k]) if q.kind != NormKind::Layer => Some((q.weight.clone(), k.weight.clone(), q.eps)),
+            Some([q, k]) if q.weight.cols == config.head_dim && q.kind != NormKind::Layer => {
+                Some((q.weight.clone(), k.weight.clone(), q.eps))
+            }
             Some(norms) => {
                 for (norm, offset) in norms.iter().zip(heads.offsets) {
+                    let centered = norm.kind == NormKind::Layer;
                     self.ops.push(Op::LayerNorm {
                         rows: Rows::Tokens,
                         x: a.qkv.clone(),
                         offset,
-                        width: config.head_dim,
+                        width: if centered { config.head_dim } else { norm.weight.cols },
+                        centered,
                         weight: norm.weight.clone(),
                         bias: None,
                         eps: norm.eps,

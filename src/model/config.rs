@@ -34,6 +34,8 @@ pub struct ModelConfig {
     pub window: Option<usize>,
     /// Where only some layers have the window, and what else depends on the layer.
     pub alternating: Option<Alternating>,
+    /// Layers whose heads do not turn (NoPE; Kazemnejad et al. 2023), one flag a layer; empty where all turn.
+    pub unrotated: Vec<bool>,
     /// Experts instead of one feed-forward layer.
     pub experts: Option<Experts>,
     /// Between the two products of the feed-forward layer.
@@ -83,6 +85,8 @@ pub struct Constants {
     pub logit_softcap: Option<f32>,
     /// Logits are multiplied by it (Command-R).
     pub logit_scale: f32,
+    /// What a layer adds to the residual stream is multiplied by it (Granite).
+    pub residual_scale: f32,
 }
 
 impl Default for Constants {
@@ -93,6 +97,7 @@ impl Default for Constants {
             attention_softcap: None,
             logit_softcap: None,
             logit_scale: 1.0,
+            residual_scale: 1.0,
         }
     }
 }
@@ -234,6 +239,10 @@ impl ModelConfig {
                 rope.check(self.head_dim, &invalid)?;
             }
         }
+        if !self.unrotated.is_empty() && self.unrotated.len() != self.layers {
+            let (found, layers) = (self.unrotated.len(), self.layers);
+            return invalid(format!("no_rope_layers of {found} layers in a model of {layers}"));
+        }
         if let Some(Experts { count, per_token, ffn, .. }) = self.experts {
             if count == 0 || count > MAX_EXPERTS || per_token == 0 || per_token > count {
                 return invalid(format!("invalid experts: {per_token} of {count} a token"));
@@ -251,7 +260,7 @@ impl ModelConfig {
         let c = &self.constants;
         let caps = [c.attention_width, c.attention_softcap, c.logit_softcap].into_iter().flatten();
         let positive = |x: &f32| x.is_finite() && *x > 0.0;
-        match caps.chain([c.embedding_scale, c.logit_scale]).find(|x| !positive(x)) {
+        match caps.chain([c.embedding_scale, c.logit_scale, c.residual_scale]).find(|x| !positive(x)) {
             Some(x) => invalid(format!("invalid scale {x}")),
             None => Ok(()),
         }
@@ -293,6 +302,11 @@ impl ModelConfig {
     pub fn slides(&self, layer: usize) -> bool {
         let sliding = |a: &Alternating| a.sliding.get(layer).copied().unwrap_or(false);
         self.window.is_some() && self.alternating.as_ref().is_none_or(sliding)
+    }
+
+    /// Whether the heads of a layer turn with the position.
+    pub fn rotates(&self, layer: usize) -> bool {
+        !self.unrotated.get(layer).copied().unwrap_or(false)
     }
 }
 

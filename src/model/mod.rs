@@ -8,11 +8,12 @@ pub mod config;
 mod gemma;
 mod llama;
 mod network;
+mod olmo;
 pub mod rope;
 
 pub use crate::quant::cache::CacheFormat;
 pub use ahead::Ahead;
-pub use architecture::{ARCHITECTURES, Architecture, NormKind, Windows, architecture};
+pub use architecture::{ARCHITECTURES, Architecture, NormKind, QkNorms, Unrotated, Windows, architecture};
 pub use config::{Alternating, Constants, Experts, ModelConfig, Rope, RopeScaling};
 
 use crate::checkpoint::lora::Adapter;
@@ -197,7 +198,9 @@ impl<W: Weights> Loader<'_, W> {
 
     /// The norm `name` over `len` columns, its output multiplied by `gain`.
     async fn norm(&mut self, name: &str, kind: NormKind, len: usize, gain: f32) -> Result<Option<Norm>> {
-        let eps = self.checkpoint.config().norm_eps;
+        // The residual stream is kept divided by what multiplies the sums that make it: a norm tells no scale but its ε.
+        let ModelConfig { norm_eps, constants, .. } = self.checkpoint.config();
+        let eps = norm_eps / constants.residual_scale.powi(2);
         let weight = self.optional_vector(&format!("{name}.weight"), len, gain).await?;
         let Some(weight) = weight else { return Ok(None) };
         let bias = match kind {
@@ -223,9 +226,10 @@ impl<W: Weights> Loader<'_, W> {
         for name in arch.norms {
             norms.push(self.required_norm(&format!("{layer}.{name}"), arch, config.hidden).await?);
         }
-        let [q_width, k_width] = match arch.norm {
-            NormKind::Layer => [config.q_rows(), config.kv_rows()], // every head has weights of its own
-            NormKind::Rms | NormKind::RmsPlusOne => [config.head_dim; 2],
+        // LayerNorms of heads have weights for every head.
+        let [q_width, k_width] = match arch.norm == NormKind::Layer || arch.qk_norms == QkNorms::Whole {
+            true => [config.q_rows(), config.kv_rows()],
+            false => [config.head_dim; 2],
         };
         let names = [format!("{attention}.q_norm"), format!("{attention}.k_norm")];
         let q_norm = self.norm(&names[0], arch.norm, q_width, 1.0).await?;
@@ -242,7 +246,7 @@ impl<W: Weights> Loader<'_, W> {
             wqkv: self.linear(&attention, &["q_proj", "k_proj", "v_proj"]).await?,
             qk_norms: match (q_norm, k_norm) {
                 (Some(q), Some(k)) => Some([q, k]),
-                (None, None) if !arch.qk_norms => None,
+                (None, None) if arch.qk_norms == QkNorms::Optional => None,
                 (q, _) => return Err(self.missing(&names[usize::from(q.is_some())])),
             },
             sub_norms,
@@ -408,7 +412,8 @@ impl Model {
         // Of its own: few rows, but a transform of the logits is as wide as the vocabulary.
         let head_scratch = head.scratch().allocate(device, HEAD_BLOCK)?;
 
-        let scale = Some(config.constants.embedding_scale).filter(|&by| by != 1.0);
+        let scale = config.constants.embedding_scale / config.constants.residual_scale;
+        let scale = Some(scale).filter(|&by| by != 1.0);
         let embedding_scale =
             scale.map(|by| device.vector("embedding scale", &vec![by; config.hidden])).transpose()?;
         let network = Network {

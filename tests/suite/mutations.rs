@@ -428,6 +428,7 @@ const MUTATIONS: &[Mutation] = &[
     mutation("lib/activation.wgsl", "limit) + 1.0", "limit)", "glu", "clamped"),
     mutation("lib/activation.wgsl", "max(v, 0.0) * max(v, 0.0)", "v * v", "glu", "relu2"),
     mutation("kernels/layer_norm.wgsl", "- mean) * scale", ") * scale", "layer_norm", ""),
+    mutation("kernels/layer_norm.wgsl", "if (CENTERED)", "if (true)", "layer_norm", ""),
     mutation("kernels/route.wgsl", "-f32(best_at)", "f32(best_at)", "route", ""),
     mutation("kernels/route.wgsl", "P.normalized == 0u", "P.normalized == 1u", "route", ""),
     mutation("kernels/softcap.wgsl", "x[at] / P.cap", "x[at]", "softcap", ""),

@@ -256,5 +256,5 @@ fn both_spellings_of_the_configuration_agree() {
         assert_eq!(new, old, "{}", folder.display());
         compared += 1;
     }
-    assert_eq!(compared, 12);
+    assert_eq!(compared, 16);
 }
