@@ -94,6 +94,7 @@ impl ShapeSpec {
             norm_eps: 1e-5,
             rope: Rope::plain(self.theta, self.head_dim),
             context: self.context,
+            longest: None,
             window: None,
             alternating: None,
             unrotated: Vec::new(),

@@ -225,6 +225,7 @@ pub fn config(
         },
         rope,
         context,
+        longest: None,
         window,
         unrotated: known.unrotated.flags(layers.min(1 << 16), alternating.as_ref()),
         alternating,

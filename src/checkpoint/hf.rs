@@ -125,10 +125,10 @@ fn architecture(keys: &Keys) -> Result<&'static Architecture> {
     let Some(name) = model_type.or(class) else {
         return Err(Error::missing("missing model_type").file(keys.file));
     };
-    let known = ARCHITECTURES.iter().find(|a| a.name == name || a.class.eq_ignore_ascii_case(name));
+    let known = ARCHITECTURES.iter().find(|a| a.is_called(name));
     match known {
         // `model_type` llama with a head of another kind (a classifier, a reward model) generates no text.
-        Some(known) if class.is_none_or(|c| c.eq_ignore_ascii_case(known.class)) => Ok(known),
+        Some(known) if class.is_none_or(|class| known.is_called(class)) => Ok(known),
         _ => {
             let runs = ARCHITECTURES.iter().filter(|a| a.missing.is_none());
             let names: Vec<&str> = runs.map(|a| a.class).collect();
@@ -180,7 +180,13 @@ pub(crate) fn model_config(config: &Value, generation: Option<&Value>, file: &st
         }
     };
     let positions = keys.size("max_position_embeddings")?.unwrap_or(2048);
-    let (mut rope, local_rope, context) = rope(&keys, arch, head_dim, positions)?;
+    let (mut rope, local_rope, mut context) = rope(&keys, arch, head_dim, positions)?;
+    // From there on queries grow with their position (Ministral 3).
+    let longest = match rope.scaling {
+        RopeScaling::Yarn { original, .. } if scores_grow(&keys)? => Some(original),
+        _ => None,
+    };
+    context = context.min(longest.unwrap_or(context));
     if arch.learned_positions.is_some() {
         rope.dims = 0;
     }
@@ -219,6 +225,7 @@ pub(crate) fn model_config(config: &Value, generation: Option<&Value>, file: &st
         norm_eps: norm_eps(&keys)?,
         rope,
         context,
+        longest,
         window,
         alternating,
         unrotated,
@@ -396,7 +403,8 @@ fn scaled_rope(
         |factor: f64| if original.is_some() { positions } else { (positions as f64 * factor) as usize };
     let context;
     (rope.scaling, context) = match kind {
-        "default" | "none" => (RopeScaling::None, positions),
+        // Three positions of a picture's parts are one and the same in a text.
+        "default" | "none" | "mrope" => (RopeScaling::None, positions),
         "linear" => {
             let factor = positive("factor", None)?;
             (RopeScaling::Linear { factor }, stretched(factor))
@@ -422,10 +430,7 @@ fn scaled_rope(
                 slow: positive("beta_slow", Some(1.0))?,
                 truncated: inner.get("truncate").is_none_or(|truncate| truncate != false),
                 original: original.unwrap_or(positions),
-                amplitude: positive(
-                    "attention_factor",
-                    Some(if factor > 1.0 { 0.1 * factor.ln() + 1.0 } else { 1.0 }),
-                )?,
+                amplitude: positive("attention_factor", Some(yarn_amplitude(&inner, factor)?))?,
             };
             (scaling, stretched(factor))
         }
@@ -449,6 +454,22 @@ fn scaled_rope(
         }
     };
     Ok((rope, context))
+}
+
+/// What YaRN makes vectors grow by where `attention_factor` does not say (DeepSeek: `mscale`, `mscale_all_dim`).
+fn yarn_amplitude(keys: &Keys, factor: f64) -> Result<f64> {
+    let growth = |by: f64| if factor > 1.0 { 0.1 * by * factor.ln() + 1.0 } else { 1.0 };
+    let [by, all] = ["mscale", "mscale_all_dim"].map(|key| keys.number(key));
+    Ok(match (by?, all?) {
+        (Some(by), Some(all)) if by != 0.0 && all != 0.0 => growth(by) / growth(all),
+        _ => growth(1.0),
+    })
+}
+
+/// Whether scores are scaled by their query's position.
+fn scores_grow(keys: &Keys) -> Result<bool> {
+    let parameters = keys.get("rope_parameters").or(keys.get("rope_scaling")).unwrap_or(&Value::Null);
+    Ok(Keys::new(parameters, keys.file).number("llama_4_scaling_beta")?.is_some_and(|beta| beta != 0.0))
 }
 
 /// The sliding window, and which layers have it where not all have.

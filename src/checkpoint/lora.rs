@@ -13,7 +13,7 @@ use super::hf::{Keys, json};
 use super::tensor::{TensorInfo, Tensors, dims};
 use super::{Files, module_shape, safetensors};
 use crate::error::{Error, Result};
-use crate::model::{ARCHITECTURES, ModelConfig, architecture};
+use crate::model::{ARCHITECTURES, ModelConfig, TEXT_PART, architecture};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -254,7 +254,7 @@ fn each_expert(module: &str, all: &LowRank, config: &ModelConfig) -> Result<Vec<
 /// nothing else in another, taken in the order of the list.
 fn llama_name(name: String) -> String {
     let names = ARCHITECTURES.iter().flat_map(|architecture| architecture.renamed);
-    names.fold(name, |name, (from, to)| name.replace(from, to))
+    TEXT_PART.iter().chain(names).fold(name, |name, (from, to)| name.replace(from, to))
 }
 
 /// Module, and `lora_A` or `lora_B`, of a tensor's name.

@@ -5,7 +5,7 @@
 //! directory of tensors; [`READERS`] are told apart by the tensors that a module has.
 
 use crate::error::{Error, Result};
-use crate::model::{ModelConfig, NormKind, architecture};
+use crate::model::{ModelConfig, NormKind, TEXT_PART, architecture};
 use crate::quant::activations::Activations;
 use crate::quant::hadamard::Form;
 use crate::quant::{Codec, Extent, Kind, Piece, Tiles};
@@ -274,6 +274,8 @@ pub fn module_shape(config: &ModelConfig, name: &str) -> Option<(usize, usize)> 
     })
 }
 
+/// What names of tensors begin with in the part that writes of a model that sees as well.
+const WRITING: &[&str] = &["model.layers.", "model.embed_tokens.", "model.norm.", "lm_head."];
 /// A `tokenizer.json` of a vocabulary of 256 thousand tokens has some 30 MB.
 const MAX_TOKENIZER: u64 = 256 << 20;
 const EMBEDDING: &str = "model.embed_tokens";
@@ -425,8 +427,11 @@ impl Checkpoint {
         check_method(&quantization)?;
         let generation = hf::json(&files, "generation_config.json").await?;
         let mut config = hf::model_config(&json, generation.as_ref(), "config.json")?;
-        let tensors =
-            hf::tensors(&files, only).await?.renamed(architecture(&config).map_or(&[], |a| a.renamed))?;
+        let own_names = architecture(&config).map_or(&[][..], |a| a.renamed);
+        let mut tensors = hf::tensors(&files, only).await?.renamed(TEXT_PART)?.renamed(own_names)?;
+        if ["text_config", "vision_config"].iter().any(|key| json.get(key).is_some()) {
+            tensors.retain(|name| WRITING.iter().any(|part| name.starts_with(part)));
+        }
         // A quantized head beside an embedding is a matrix of its own, whatever the configuration says of ties.
         let own_head = tensors.under(HEAD).any(|t| t.name != "lm_head.weight");
         config.tied &= !(own_head && tensors.under(EMBEDDING).next().is_some());

@@ -332,6 +332,11 @@ impl Tensors {
         Ok(all)
     }
 
+    /// Forgets those whose name does not pass.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.0.retain(|name, _| keep(name));
+    }
+
     /// Takes a tensor out.
     pub(crate) fn take(&mut self, name: &str) -> Option<TensorInfo> {
         self.0.remove(name)

@@ -12,6 +12,8 @@ pub struct Architecture {
     pub name: &'static str,
     /// The class that `architectures` in `config.json` names.
     pub class: &'static str,
+    /// Others that run the same: `model_type` and class; of models that see as well, the part that writes.
+    pub aliases: &'static [(&'static str, &'static str)],
     /// `general.architecture` of a GGUF file, if it has one of its own.
     pub gguf: Option<&'static str>,
     /// A tokenizer that does not say puts BOS before a text.
@@ -53,6 +55,18 @@ pub struct Architecture {
     /// Appends a layer's ops.
     pub(super) forward: fn(&mut Block<'_>) -> Result<()>,
 }
+
+impl Architecture {
+    /// Whether a configuration means it by `model_type` or by the name of a class.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        let alias = |(alias, class): &(&str, &str)| *alias == name || class.eq_ignore_ascii_case(name);
+        self.name == name || self.class.eq_ignore_ascii_case(name) || self.aliases.iter().any(alias)
+    }
+}
+
+/// Names of the part that writes, in models that see as well, and what they are without the other part.
+pub(crate) static TEXT_PART: &[(&str, &str)] =
+    &[("model.language_model.", "model."), ("language_model.", ""), ("model.text_model.", "model.")];
 
 /// Kinds of normalization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +130,7 @@ impl Unrotated {
 const LLAMA: Architecture = Architecture {
     name: "llama",
     class: "LlamaForCausalLM",
+    aliases: &[],
     gguf: Some("llama"),
     adds_bos: true,
     renamed: &[],
@@ -182,18 +197,38 @@ const OLMO: Architecture = Architecture {
 
 /// All architectures.
 pub static ARCHITECTURES: &[Architecture] = &[
-    LLAMA,
+    Architecture { aliases: &[("internlm3", "InternLM3ForCausalLM")], ..LLAMA },
     Architecture {
         name: "mistral",
         class: "MistralForCausalLM",
+        aliases: &[("ministral", "MinistralForCausalLM")],
         gguf: None,
         windows: Windows::Always,
         ..LLAMA
     },
-    Architecture { name: "qwen2", class: "Qwen2ForCausalLM", gguf: Some("qwen2"), ..QWEN },
+    Architecture {
+        name: "ministral3",
+        class: "Ministral3ForCausalLM",
+        gguf: None,
+        windows: Windows::Always,
+        ..LLAMA
+    },
+    Architecture {
+        name: "qwen2",
+        class: "Qwen2ForCausalLM",
+        aliases: &[
+            ("qwen2_vl_text", "Qwen2VLTextModel"),
+            ("qwen2_5_vl_text", "Qwen2_5_VLTextModel"),
+            ("qwen2_vl", "Qwen2VLForConditionalGeneration"),
+            ("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"),
+        ],
+        gguf: Some("qwen2"),
+        ..QWEN
+    },
     Architecture {
         name: "qwen3",
         class: "Qwen3ForCausalLM",
+        aliases: &[("qwen3_vl_text", "Qwen3VLTextModel")],
         gguf: Some("qwen3"),
         qk_norms: QkNorms::Heads,
         ..QWEN
@@ -233,7 +268,6 @@ pub static ARCHITECTURES: &[Architecture] = &[
             "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 262208,
             "max_position_embeddings": 131072, "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0,
             "tie_word_embeddings": true, "hidden_activation": "gelu_pytorch_tanh"}"#,
-        renamed: &[("model.language_model.", "model."), ("language_model.", "")],
         qk_norms: QkNorms::Heads,
         windows: Windows::AllBut(6),
         ..GEMMA

@@ -30,6 +30,8 @@ pub struct ModelConfig {
     pub rope: Rope,
     /// Positions that the model was made for (after RoPE scaling).
     pub context: usize,
+    /// The most positions that the forward pass is right for, where it has a limit.
+    pub longest: Option<usize>,
     /// Sliding window: a query sees this many positions, its own included.
     pub window: Option<usize>,
     /// Where only some layers have the window, and what else depends on the layer.

@@ -13,6 +13,7 @@ pub mod rope;
 
 pub use crate::quant::cache::CacheFormat;
 pub use ahead::Ahead;
+pub(crate) use architecture::TEXT_PART;
 pub use architecture::{ARCHITECTURES, Architecture, NormKind, QkNorms, Unrotated, Windows, architecture};
 pub use config::{Alternating, Constants, Experts, ModelConfig, Rope, RopeScaling};
 
@@ -343,6 +344,12 @@ impl Model {
         let context = options.context.unwrap_or(config.context.min(DEFAULT_CONTEXT));
         if context == 0 || context > 1 << 24 {
             return Err(Error::invalid("context").expected("1 to 16777216 tokens").found(context));
+        }
+        if let Some(longest) = config.longest.filter(|&longest| context > longest) {
+            return Err(Error::unsupported(format!("a context of {context} tokens"))
+                .file(checkpoint.name())
+                .expected(format!("at most {longest}"))
+                .remedy(format!("beyond, {} scales its scores; take a smaller --context", arch.name)));
         }
 
         let mut loader = Loader {

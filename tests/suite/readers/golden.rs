@@ -258,3 +258,16 @@ fn both_spellings_of_the_configuration_agree() {
     }
     assert_eq!(compared, 16);
 }
+
+/// Of a model that sees as well, the part that writes is what there is.
+#[test]
+fn eyes_are_left_out() {
+    for name in ["mistral3", "qwen2_5-vl", "qwen3-vl"] {
+        let checkpoint = block_on(Checkpoint::open(fixtures().join("models").join(name))).unwrap();
+        let tensors = checkpoint.tensors();
+        assert!(tensors.iter().any(|t| t.name == "model.layers.1.mlp.down_proj"), "{name}");
+        let eyes = ["vis", "multi_modal", "language_model"];
+        let left = tensors.iter().find(|t| eyes.iter().any(|part| t.name.contains(part)));
+        assert!(left.is_none(), "{name}: {:?}", left.map(|t| &t.name));
+    }
+}
