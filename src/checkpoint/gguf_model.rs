@@ -47,7 +47,7 @@ pub fn hugging_face_name(name: &str, arch: &str) -> String {
                     ["gate", "up", "down"].into_iter().find(|p| part.strip_prefix("ffn_") == Some(p))?;
                 Some(format!("mlp.experts.{expert}.{part}_proj"))
             });
-            let known = ARCHITECTURES.iter().find(|a| a.gguf == Some(arch));
+            let known = ARCHITECTURES.iter().find(|a| a.gguf.contains(&arch));
             let norm = |a: &Architecture| Some(a.norms[a.gguf_norms.iter().position(|n| *n == part)?]);
             match expert.or(known.and_then(norm).map(String::from)) {
                 Some(module) => return format!("model.layers.{layer}.{module}.{end}"),
@@ -58,15 +58,19 @@ pub fn hugging_face_name(name: &str, arch: &str) -> String {
     format!("model.layers.{layer}.{module}.{end}")
 }
 
-/// A stack of experts `[experts, n, k]` as a tensor an expert; any other tensor as it is.
+/// A stack of experts `[experts, n, k]`, or of their biases, as a tensor an expert; any other tensor as it is.
 pub(super) fn experts(tensor: TensorInfo) -> Vec<TensorInfo> {
-    let (Some((head, part)), [count, n, k]) = (tensor.name.split_once(".experts."), &tensor.shape[..]) else {
-        return vec![tensor];
+    let stack = match (tensor.name.split_once(".experts."), &tensor.shape[..]) {
+        (Some(name), [count, shape @ ..]) if tensor.name.ends_with(".bias") || shape.len() == 2 => {
+            Some((name, count, shape))
+        }
+        _ => None,
     };
+    let Some(((head, part), count, shape)) = stack else { return vec![tensor] };
     let size = tensor.bytes() / (*count).max(1) as u64;
     let expert = |e: usize| TensorInfo {
         name: format!("{head}.experts.{e}.{part}"),
-        shape: vec![*n, *k],
+        shape: shape.to_vec(),
         range: tensor.range.start + e as u64 * size..tensor.range.start + (e as u64 + 1) * size,
         ..tensor.clone()
     };
@@ -86,8 +90,8 @@ pub fn config(
     factors: [Option<Vec<f32>>; 3],
 ) -> Result<ModelConfig> {
     let arch = metadata.architecture()?;
-    if !ARCHITECTURES.iter().any(|a| a.gguf == Some(arch)) {
-        let known: Vec<&str> = ARCHITECTURES.iter().filter_map(|a| a.gguf).collect();
+    if !ARCHITECTURES.iter().any(|a| a.gguf.contains(&arch)) {
+        let known: Vec<&str> = ARCHITECTURES.iter().flat_map(|a| a.gguf).copied().collect();
         return Err(Error::unsupported(format!("architecture {arch}"))
             .file(&metadata.file)
             .expected(known.join(", ")));
@@ -157,10 +161,18 @@ pub fn config(
         },
         (None, Some("linear") | None, Some(factor)) if factor != 1.0 => RopeScaling::Linear { factor },
         (None, Some("none" | "linear") | None, _) => RopeScaling::None,
+        (None, Some("yarn"), Some(factor)) => RopeScaling::Yarn {
+            factor,
+            fast: float("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
+            slow: float("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
+            truncated: arch != "gpt-oss", // as the model was made, which the file does not say
+            original: size("rope.scaling.original_context_length")?,
+            amplitude: float("rope.scaling.attn_factor")?.unwrap_or(1.0) * (1.0 + 0.1 * factor.max(1.0).ln()),
+        },
         (None, Some(kind), _) => {
             return Err(Error::unsupported(format!("rope scaling {kind}"))
                 .file(&metadata.file)
-                .expected("none, linear or rope_freqs.weight"));
+                .expected("none, linear, yarn or rope_freqs.weight"));
         }
     };
     let theta = float("rope.freq_base")?.unwrap_or(10_000.0);
@@ -244,7 +256,7 @@ pub fn config(
 /// The entry of `general.architecture`; a Llama with experts is a Mixtral.
 fn known_architecture(arch: &str, experts: bool) -> &'static Architecture {
     let name = if arch == "llama" && experts { Some("mixtral") } else { None };
-    let found = ARCHITECTURES.iter().find(|a| name.map_or(a.gguf == Some(arch), |name| a.name == name));
+    let found = ARCHITECTURES.iter().find(|a| name.map_or(a.gguf.contains(&arch), |name| a.name == name));
     found.unwrap_or(&ARCHITECTURES[0])
 }
 

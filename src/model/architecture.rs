@@ -14,8 +14,8 @@ pub struct Architecture {
     pub class: &'static str,
     /// Others that run the same: `model_type` and class; of models that see as well, the part that writes.
     pub aliases: &'static [(&'static str, &'static str)],
-    /// `general.architecture` of a GGUF file, if it has one of its own.
-    pub gguf: Option<&'static str>,
+    /// `general.architecture` of its GGUF files, where they have one of their own.
+    pub gguf: &'static [&'static str],
     /// A tokenizer that does not say puts BOS before a text.
     pub adds_bos: bool,
     /// Names that its checkpoints give to modules, and what the Llama family calls them.
@@ -131,7 +131,7 @@ const LLAMA: Architecture = Architecture {
     name: "llama",
     class: "LlamaForCausalLM",
     aliases: &[],
-    gguf: Some("llama"),
+    gguf: &["llama"],
     adds_bos: true,
     renamed: &[],
     defaults: "{}",
@@ -202,14 +202,14 @@ pub static ARCHITECTURES: &[Architecture] = &[
         name: "mistral",
         class: "MistralForCausalLM",
         aliases: &[("ministral", "MinistralForCausalLM")],
-        gguf: None,
+        gguf: &[],
         windows: Windows::Always,
         ..LLAMA
     },
     Architecture {
         name: "ministral3",
         class: "Ministral3ForCausalLM",
-        gguf: None,
+        gguf: &[],
         windows: Windows::Always,
         ..LLAMA
     },
@@ -222,21 +222,21 @@ pub static ARCHITECTURES: &[Architecture] = &[
             ("qwen2_vl", "Qwen2VLForConditionalGeneration"),
             ("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"),
         ],
-        gguf: Some("qwen2"),
+        gguf: &["qwen2", "qwen2vl"],
         ..QWEN
     },
     Architecture {
         name: "qwen3",
         class: "Qwen3ForCausalLM",
         aliases: &[("qwen3_vl_text", "Qwen3VLTextModel")],
-        gguf: Some("qwen3"),
+        gguf: &["qwen3", "qwen3vl"],
         qk_norms: QkNorms::Heads,
         ..QWEN
     },
     Architecture {
         name: "bitnet",
         class: "BitNetForCausalLM",
-        gguf: None,
+        gguf: &[],
         defaults: r#"{"hidden_act": "relu2"}"#,
         sub_norms: true,
         ..LLAMA
@@ -244,7 +244,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "phi3",
         class: "Phi3ForCausalLM",
-        gguf: Some("phi3"),
+        gguf: &["phi3"],
         windows: Windows::Always,
         partial_rope: true,
         gguf_interleaves: false,
@@ -253,7 +253,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "gemma2",
         class: "Gemma2ForCausalLM",
-        gguf: Some("gemma2"),
+        gguf: &["gemma2"],
         defaults: r#"{"head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 4096,
             "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "tie_word_embeddings": true,
             "hidden_activation": "gelu_pytorch_tanh"}"#,
@@ -263,7 +263,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "gemma3_text",
         class: "Gemma3ForCausalLM",
-        gguf: Some("gemma3"),
+        gguf: &["gemma3"],
         defaults: r#"{"head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 4096,
             "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 262208,
             "max_position_embeddings": 131072, "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0,
@@ -275,7 +275,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "mixtral",
         class: "MixtralForCausalLM",
-        gguf: None,
+        gguf: &[],
         renamed: &[
             ("block_sparse_moe", "mlp"),
             (".w1.", ".gate_proj."),
@@ -289,7 +289,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "qwen3_moe",
         class: "Qwen3MoeForCausalLM",
-        gguf: Some("qwen3moe"),
+        gguf: &["qwen3moe"],
         defaults: r#"{"num_experts": 128, "num_experts_per_tok": 8}"#,
         qk_norms: QkNorms::Heads,
         ..QWEN
@@ -297,19 +297,21 @@ pub static ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "gpt_oss",
         class: "GptOssForCausalLM",
-        gguf: None,
+        gguf: &["gpt-oss"],
         renamed: &[("mlp.router", "mlp.gate")],
         defaults: r#"{"sliding_window": 128, "swiglu_limit": 7.0, "norm_topk_prob": true}"#,
+        gguf_norms: &["attn_norm", "post_attention_norm"],
+        gguf_interleaves: false,
         whole_experts: true,
         windows: Windows::AllBut(2),
         adds_bos: false,
         ..LLAMA
     },
-    Architecture { name: "cohere", class: "CohereForCausalLM", gguf: Some("command-r"), ..COHERE },
+    Architecture { name: "cohere", class: "CohereForCausalLM", gguf: &["command-r"], ..COHERE },
     Architecture {
         name: "cohere2",
         class: "Cohere2ForCausalLM",
-        gguf: Some("cohere2"),
+        gguf: &["cohere2"],
         windows: Windows::AllBut(4),
         unrotated: Unrotated::Global,
         ..COHERE
@@ -317,7 +319,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "gemma",
         class: "GemmaForCausalLM",
-        gguf: Some("gemma"),
+        gguf: &["gemma"],
         defaults: r#"{"head_dim": 256, "tie_word_embeddings": true, "hidden_activation": "gelu_pytorch_tanh"}"#,
         norm: NormKind::RmsPlusOne,
         gguf_interleaves: false,
@@ -326,7 +328,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "granite",
         class: "GraniteForCausalLM",
-        gguf: Some("granite"),
+        gguf: &["granite"],
         defaults: r#"{"attention_multiplier": 1.0}"#,
         adds_bos: false,
         ..LLAMA
@@ -334,18 +336,18 @@ pub static ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "smollm3",
         class: "SmolLM3ForCausalLM",
-        gguf: Some("smollm3"),
+        gguf: &["smollm3"],
         defaults: r#"{"tie_word_embeddings": true, "rope_theta": 2000000.0}"#,
         windows: Windows::Asked,
         unrotated: Unrotated::Every(4),
         adds_bos: false,
         ..LLAMA
     },
-    Architecture { name: "glm", class: "GlmForCausalLM", gguf: None, ..GLM },
+    Architecture { name: "glm", class: "GlmForCausalLM", gguf: &[], ..GLM },
     Architecture {
         name: "glm4",
         class: "Glm4ForCausalLM",
-        gguf: Some("glm4"),
+        gguf: &["glm4"],
         norms: &[
             "input_layernorm",
             "post_self_attn_layernorm",
@@ -356,11 +358,11 @@ pub static ARCHITECTURES: &[Architecture] = &[
         forward: gemma::forward,
         ..GLM
     },
-    Architecture { name: "olmo2", class: "Olmo2ForCausalLM", gguf: Some("olmo2"), ..OLMO },
+    Architecture { name: "olmo2", class: "Olmo2ForCausalLM", gguf: &["olmo2"], ..OLMO },
     Architecture {
         name: "olmo3",
         class: "Olmo3ForCausalLM",
-        gguf: None,
+        gguf: &[],
         windows: Windows::AllBut(4),
         stretches_global_rope: true,
         ..OLMO
@@ -368,7 +370,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "exaone4",
         class: "Exaone4ForCausalLM",
-        gguf: Some("exaone4"),
+        gguf: &["exaone4"],
         qk_norms: QkNorms::Heads,
         windows: Windows::AllBut(4),
         unrotated: Unrotated::Global,
@@ -377,7 +379,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "stablelm",
         class: "StableLmForCausalLM",
-        gguf: Some("stablelm"),
+        gguf: &["stablelm"],
         defaults: r#"{"layer_norm_eps": 1e-5, "partial_rotary_factor": 0.25}"#,
         norm: NormKind::Layer,
         partial_rope: true,
@@ -388,7 +390,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "starcoder2",
         class: "Starcoder2ForCausalLM",
-        gguf: Some("starcoder2"),
+        gguf: &["starcoder2"],
         renamed: &[("mlp.c_fc", "mlp.up_proj"), ("mlp.c_proj", "mlp.down_proj")],
         defaults: r#"{"norm_epsilon": 1e-5, "tie_word_embeddings": true, "hidden_act": "gelu_pytorch_tanh"}"#,
         norm: NormKind::Layer,
@@ -401,7 +403,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "phi",
         class: "PhiForCausalLM",
-        gguf: None,
+        gguf: &[],
         renamed: &[
             ("model.final_layernorm", "model.norm"),
             ("self_attn.dense", "self_attn.o_proj"),
@@ -420,7 +422,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "ernie4_5",
         class: "Ernie4_5ForCausalLM",
-        gguf: None,
+        gguf: &[],
         defaults: r#"{"head_dim": 128, "tie_word_embeddings": true, "rope_theta": 500000.0}"#,
         interleaved_rope: true,
         ..LLAMA
@@ -428,7 +430,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "arcee",
         class: "ArceeForCausalLM",
-        gguf: Some("arcee"),
+        gguf: &["arcee"],
         defaults: r#"{"hidden_act": "relu2"}"#,
         gated: false,
         ..LLAMA
@@ -436,7 +438,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "seed_oss",
         class: "SeedOssForCausalLM",
-        gguf: None,
+        gguf: &[],
         defaults: r#"{"head_dim": 128}"#,
         adds_bos: false,
         ..LLAMA
@@ -444,7 +446,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "opt",
         class: "OPTForCausalLM",
-        gguf: None,
+        gguf: &[],
         renamed: &[
             ("model.decoder.", "model."),
             ("decoder.", "model."),
@@ -464,7 +466,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "deepseek_v3",
         class: "DeepseekV3ForCausalLM",
-        gguf: None,
+        gguf: &[],
         missing: Some("multi-head latent attention (MLA) and groups of experts"),
         ..LLAMA
     },
