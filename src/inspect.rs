@@ -4,7 +4,7 @@ use crate::checkpoint::formats::FORMATS;
 use crate::checkpoint::{Checkpoint, READERS, TokenizerFiles, decode, gguf};
 use crate::device::{Device, split};
 use crate::error::Result;
-use crate::model::{CacheFormat, DEFAULT_CONTEXT, ModelConfig, prefill_chunk};
+use crate::model::{ARCHITECTURES, Architecture, CacheFormat, DEFAULT_CONTEXT, ModelConfig, prefill_chunk};
 use crate::quant::{CODECS, Shape};
 use serde::Serialize;
 use serde_json::Value;
@@ -369,6 +369,21 @@ pub struct Formats {
     pub readers: Vec<ReaderReport>,
     /// Codecs.
     pub codecs: Vec<CodecReport>,
+    /// Architectures.
+    pub models: Vec<ModelReport>,
+}
+
+/// An architecture; see [`crate::model::Architecture`].
+#[derive(Debug, Clone, Serialize)]
+pub struct ModelReport {
+    /// The class that `architectures` names.
+    pub class: &'static str,
+    /// `model_type` in `config.json`, others that run the same after its own.
+    pub model_types: Vec<&'static str>,
+    /// `general.architecture` of GGUF files.
+    pub gguf: &'static [&'static str],
+    /// What it cannot be run without.
+    pub missing: Option<&'static str>,
 }
 
 /// A line of the table of formats; see [`crate::checkpoint::formats::Format`].
@@ -445,9 +460,16 @@ pub fn formats() -> Formats {
         wgsl: f.wgsl.first().copied().unwrap_or_default(),
         samples: (f.samples)().iter().map(|c| c.name()).collect(),
     };
+    let model = |a: &Architecture| ModelReport {
+        class: a.class,
+        model_types: std::iter::once(a.name).chain(a.aliases.iter().map(|(name, _)| *name)).collect(),
+        gguf: a.gguf,
+        missing: a.missing,
+    };
     Formats {
         table: FORMATS.iter().map(format).collect(),
         readers: READERS.iter().map(reader).collect(),
         codecs: CODECS.iter().map(codec).collect(),
+        models: ARCHITECTURES.iter().map(model).collect(),
     }
 }

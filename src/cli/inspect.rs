@@ -17,7 +17,7 @@ pub struct Inspect {
     /// Hash every decoded matrix (row-major f32, transforms undone): equal hashes mean equal weights
     #[arg(long)]
     sha256: bool,
-    /// List the checkpoint formats and codecs that are known, and end
+    /// List the checkpoint formats, codecs and models that are known, and end
     #[arg(long, conflicts_with_all = ["model", "sha256"])]
     formats: bool,
     #[command(flatten)]
@@ -180,6 +180,13 @@ fn print_formats(formats: &Formats) -> Result<()> {
     writeln!(out)?;
     let mut rows = vec![["codec", "what it stores"].map(String::from).to_vec()];
     rows.extend(formats.codecs.iter().map(|c| [c.name, c.about].map(String::from).to_vec()));
+    table(&mut out, &rows)?;
+    writeln!(out)?;
+    let mut rows = vec![["model", "model_type", "in GGUF files", ""].map(String::from).to_vec()];
+    rows.extend(formats.models.iter().map(|m| {
+        let missing = m.missing.map(|_| "inspected, not run").unwrap_or_default();
+        vec![m.class.into(), m.model_types.join(", "), m.gguf.join(", "), missing.into()]
+    }));
     table(&mut out, &rows)?;
     Ok(())
 }

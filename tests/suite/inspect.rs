@@ -249,7 +249,8 @@ mod command_line {
         assert!(text.contains("self_attn.q_proj") && text.contains("fits on CPU"), "{text}");
         assert!(json(&["inspect", "--formats", "--json"])["readers"].is_array());
         let output = halfbyte(&["inspect", "--formats"]);
-        assert!(String::from_utf8_lossy(&output.stdout).contains("GPTQ"));
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("GPTQ") && text.contains("SmolLM3ForCausalLM"), "{text}");
         let output = halfbyte(&["inspect", "nowhere"]);
         assert_eq!(output.status.code(), Some(1));
     }
