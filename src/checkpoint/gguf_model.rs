@@ -131,7 +131,8 @@ pub fn config(
             normalized: true,
         }),
     };
-    let known = known_architecture(arch, experts.is_some());
+    let window = optional("attention.sliding_window")?.filter(|&n| n > 0);
+    let known = known_architecture(arch, experts.is_some(), window.is_some());
     let layers = size("block_count")?;
     let dims = optional("rope.dimension_count")?.unwrap_or(head_dim);
     let turning = if known.partial_rope { head_dim } else { dims };
@@ -177,12 +178,14 @@ pub fn config(
     };
     let theta = float("rope.freq_base")?.unwrap_or(10_000.0);
     let rope = Rope { scaling, interleaved: known.interleaved_rope, dims, ..Rope::plain(theta, head_dim) };
-    let window = optional("attention.sliding_window")?.filter(|&n| n > 0);
     // llama.cpp knows which layers slide, and what those rotate by, from the architecture.
     let alternating = match known.windows {
         Windows::AllBut(every) if window.is_some() => Some(Alternating {
             sliding: (0..layers.min(1 << 16)).map(|layer| !(layer + 1).is_multiple_of(every)).collect(),
-            local_rope: (arch == "gemma3").then(|| Rope::plain(10_000.0, head_dim)),
+            local_rope: match arch {
+                "gemma3" => Some(Rope::plain(10_000.0, head_dim)),
+                _ => known.stretches_global_rope.then(|| Rope::plain(theta, head_dim)),
+            },
         }),
         _ => None,
     };
@@ -253,9 +256,13 @@ pub fn config(
     Ok(config)
 }
 
-/// The entry of `general.architecture`; a Llama with experts is a Mixtral.
-fn known_architecture(arch: &str, experts: bool) -> &'static Architecture {
-    let name = if arch == "llama" && experts { Some("mixtral") } else { None };
+/// The entry of `general.architecture`; a Llama with experts is a Mixtral, an OLMo 2 with a window an OLMo 3.
+fn known_architecture(arch: &str, experts: bool, window: bool) -> &'static Architecture {
+    let name = match arch {
+        "llama" if experts => Some("mixtral"),
+        "olmo2" if window => Some("olmo3"),
+        _ => None,
+    };
     let found = ARCHITECTURES.iter().find(|a| name.map_or(a.gguf.contains(&arch), |name| a.name == name));
     found.unwrap_or(&ARCHITECTURES[0])
 }

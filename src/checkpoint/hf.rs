@@ -140,15 +140,21 @@ fn architecture(keys: &Keys) -> Result<&'static Architecture> {
 }
 
 /// The part of a configuration that is about text: all of it, but for models that see as well.
-fn text_config(config: &Value) -> Value {
-    let Some(text) = config.get("text_config").filter(|text| text.is_object()) else { return config.clone() };
+fn text_config(config: &Value, file: &str) -> Result<Value> {
+    let Some(text) = config.get("text_config").filter(|text| text.is_object()) else {
+        return Ok(config.clone());
+    };
+    if config.get("model_type").is_some_and(|kind| kind == "paligemma") {
+        let error = Error::unsupported("model_type paligemma").file(file);
+        return Err(error.remedy("its prompts see what comes after them, which halfbyte does not run"));
+    }
     let mut text = text.clone();
     for key in ["eos_token_id", "bos_token_id", "tie_word_embeddings"] {
         if let (None, Some(value)) = (text.get(key), config.get(key)) {
             text[key] = value.clone();
         }
     }
-    text
+    Ok(text)
 }
 
 /// `config` with what its class supplies where it is silent.
@@ -164,7 +170,7 @@ fn with_defaults(mut config: Value, defaults: &str) -> Value {
 
 /// The hyper-parameters of a parsed `config.json`, or of what `file` has of its keys.
 pub(crate) fn model_config(config: &Value, generation: Option<&Value>, file: &str) -> Result<ModelConfig> {
-    let config = text_config(config);
+    let config = text_config(config, file)?;
     let arch = architecture(&Keys::new(&config, file))?;
     let config = with_defaults(config, arch.defaults);
     let keys = Keys::new(&config, file);
@@ -230,7 +236,7 @@ pub(crate) fn model_config(config: &Value, generation: Option<&Value>, file: &st
         alternating,
         unrotated,
         experts: experts(&keys)?,
-        activation: activation(&keys)?,
+        activation: activation(&keys, arch)?,
         constants: constants(&keys, arch, hidden)?,
         tied: keys.flag("tie_word_embeddings")?,
         bos: keys.tokens("bos_token_id")?.first().copied(),
@@ -272,7 +278,7 @@ fn norm_eps(keys: &Keys) -> Result<f32> {
     Ok(1e-6)
 }
 
-fn activation(keys: &Keys) -> Result<Activation> {
+fn activation(keys: &Keys, arch: &Architecture) -> Result<Activation> {
     if let Some(limit) = keys.number("swiglu_limit")? {
         return Ok(Activation::Clamped { limit: limit as f32 });
     }
@@ -283,6 +289,8 @@ fn activation(keys: &Keys) -> Result<Activation> {
     match name.unwrap_or("silu") {
         "silu" | "swish" => Ok(Activation::Silu),
         "gelu_pytorch_tanh" | "gelu_new" | "gelu_tanh" => Ok(Activation::GeluTanh),
+        // So say configurations of the first Gemma, and mean the approximation.
+        "gelu" if arch.norm == NormKind::RmsPlusOne => Ok(Activation::GeluTanh),
         "relu" => Ok(Activation::Relu),
         "relu2" => Ok(Activation::SquaredRelu),
         act => Err(Error::unsupported(format!("hidden_act {act}"))
@@ -294,7 +302,7 @@ fn activation(keys: &Keys) -> Result<Activation> {
 /// That of an architecture whose file does not say.
 pub(crate) fn own_activation(arch: &Architecture) -> Result<Activation> {
     let defaults = with_defaults(Value::Object(Map::new()), arch.defaults);
-    activation(&Keys::new(&defaults, arch.name))
+    activation(&Keys::new(&defaults, arch.name), arch)
 }
 
 fn experts(keys: &Keys) -> Result<Option<Experts>> {
